@@ -3,8 +3,8 @@
     signature | model digest | picture fields | chunks, 0 | block index | CRC-32 | payload 0, 1, ... | alpha
 
 Everything before the payloads is the head. It is read and checked when a stream is opened; a payload is read
-when its block is asked for, so one block of a large file costs one seek. A 256 x 256 picture of one block pays
-36 bytes for all this (one more from 16 KiB of payload on, up to two more with a quality of its own).
+when its block is asked for, so one block of a large file costs one seek. A 256 x 256 picture of one block
+pays 36 bytes for all this (one more from 16 KiB of payload on, up to two more with a quality of its own).
 
 Standard library only: `ltchm info` starts without numpy or JAX.
 """
@@ -178,6 +178,7 @@ class Container:
     Attributes:
       header: the picture and its model.
       size: bytes of the whole stream.
+      head_size: bytes before the first payload.
       payload_size: bytes of all block payloads together.
     """
 
@@ -193,8 +194,9 @@ class Container:
         self._file, self._chunks = file, chunks
         self._guards = guard_lists.split(chunks.get(GUARDS, b""), self.grid.count)
         self._alpha = alpha_plane.parse_entry(chunks.get(ALPHA, b""))
-        self._offsets = list(accumulate((entry[0] for entry in self._index), initial=start + cursor.position))
-        self.size, self.payload_size = cursor.size, self._offsets[-1] - self._offsets[0]
+        self.size, self.head_size = cursor.size, cursor.position
+        self._offsets = list(accumulate((entry[0] for entry in self._index), initial=start + self.head_size))
+        self.payload_size = self._offsets[-1] - self._offsets[0]
         _check_end(cursor.remaining, self.payload_size + self._alpha[0])
 
     @property

@@ -1,8 +1,8 @@
 """Blocks of a picture put together again, without a seam.
 
 Where two blocks overlap, the picture fades linearly from one to the other: first between the blocks of a row,
-then between rows. Integer samples are blended in integers, so the result is the same on every machine, and blocks
-that agree are returned as they are.
+then between rows. Integer samples are blended in integers, so the result is the same on every machine, and
+blocks that agree are returned as they are.
 """
 
 from collections.abc import Iterable, Iterator

@@ -5,8 +5,8 @@ part of the format; `docs/bitstream.md` states the same rules.
 
 Along an axis of `length` pixels the number of blocks is the smallest that covers it with blocks of at most
 `block_size` and overlaps of at least `overlap`. The blocks then shrink evenly until they only just cover the
-axis. Compared with full-size blocks and a last one pushed back inside, this codes fewer pixels twice (a 600 pixel
-axis, blocks of 512, overlap 32: 632 coded, not 1024), and all blocks of a picture still have one shape.
+axis. Compared with full-size blocks and a last one pushed back inside, this codes fewer pixels twice (a 600
+pixel axis, blocks of 512, overlap 32: 632 coded, not 1024), and all blocks of a picture still have one shape.
 """
 
 from bisect import bisect_left, bisect_right
@@ -74,8 +74,8 @@ class Grid:
       height: pixels, at least 1.
       width: pixels, at least 1.
       block_size: largest side of a block, `MIN_BLOCK` to `MAX_BLOCK` pixels, or 0 for a picture of one block.
-      overlap: pixels that neighbours share at least, at most a quarter of `block_size`. Then a pixel lies in at
-        most two blocks along each axis.
+      overlap: pixels that neighbours share at least, at most a quarter of `block_size`. Then a pixel lies
+        in at most two blocks along each axis.
 
     Raises:
       ValueError: the attributes break these rules.

@@ -118,11 +118,11 @@ class Header:
         """
         if digest != self.digest:
             raise ModelMismatch(
-                f"the stream needs model {self.digest.hex()}, got {digest.hex()}: load the weights it was written with"
+                f"the stream needs model {self.digest.hex()}, got {digest.hex()}: load its weights"
             )
 
     def to_bytes(self) -> bytes:
-        """The fields as `docs/bitstream.md` lays them out; 21 to 36 bytes."""
+        """The fields as `docs/bitstream.md` lays them out; 19 to 35 bytes."""
         shape = varint(self.width) + varint(self.height)
         form = bytes([self.layout | self.samples << 3])
         bands = varint(self.bands) if self.layout is Layout.BANDS else b""

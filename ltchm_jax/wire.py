@@ -1,7 +1,7 @@
 """Numbers in byte strings, read with suspicion.
 
-Streams are hostile input: the cursor cannot run past the end, a varint cannot grow, inflation is bounded before
-it starts, and whatever is wrong ends in a `BitstreamError` whose class names it. Standard library only.
+Streams are hostile input: the cursor cannot run past the end, a varint cannot grow, inflation is bounded
+before it starts, and what is wrong ends in a `BitstreamError` whose class names it. Standard library only.
 """
 
 import struct
