@@ -1,0 +1,112 @@
+"""The tensorflow-compression binding: streams of binary decisions. The only file that touches TensorFlow.
+
+TensorFlow is imported when the first stream is written or read. It gets one thread and no GPU: the ops are serial,
+and the GPU is JAX's.
+"""
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from ltchm_jax.entropy import tables
+
+
+class RangeCoderError(ValueError):
+    """A payload that the range coder cannot have written."""
+
+
+@functools.cache
+def _backend() -> tuple[Any, Any, Any]:
+    """(tensorflow, the module that holds the ops, the lookup tensor)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import tensorflow as tf
+
+        _make_small(tf)
+        try:
+            import tensorflow_compression_ops as ops
+        except ImportError:
+            import tensorflow_compression as ops
+    except ImportError as error:
+        raise ImportError(
+            f"bitstreams need TensorFlow and tensorflow-compression-ops, of which one is missing ({error}):"
+            " pip install 'ltchm-jax[codec]'"
+        ) from error
+    return tf, ops, tf.constant(tables.range_coder_lookup())
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _shape(n: int) -> Any:
+    """The int32 tensor [n]. Making one costs as much as decoding a thousand decisions, hence the cache."""
+    return _backend()[0].constant([n], dtype="int32")
+
+
+def _make_small(tf: Any) -> None:
+    """One thread, no GPU. TensorFlow refuses once it has started; then its owner's settings stand."""
+    for configure in (
+        lambda: tf.config.set_visible_devices([], "GPU"),
+        lambda: tf.config.threading.set_intra_op_parallelism_threads(1),
+        lambda: tf.config.threading.set_inter_op_parallelism_threads(1),
+    ):
+        try:
+            configure()
+        except RuntimeError:
+            pass
+
+
+def encode(indices: np.ndarray, bits: np.ndarray) -> bytes:
+    """Writes one stream.
+
+    Args:
+      indices: int [n], the Bernoulli table (row of `tables.range_coder_lookup`) of each decision.
+      bits: int or bool [n], the decisions.
+
+    Raises:
+      ValueError: if the two differ in shape, or an index is not a table.
+    """
+    if indices.shape != bits.shape or indices.ndim != 1:
+        raise ValueError(f"indices and bits must be equal vectors, got shapes {indices.shape} and {bits.shape}")
+    _check_indices(indices)
+    _, ops, lookup = _backend()
+    handle = ops.create_range_encoder([], lookup)
+    handle = ops.entropy_encode_index(handle, indices.astype(np.int32), bits.astype(np.int32))
+    return ops.entropy_encode_finalize(handle).numpy()
+
+
+class Decoder:
+    """Reads one stream, in pieces: the concatenated indices must be those it was written with.
+
+    Any bytes decode to some bits, in time and memory proportional to the number asked for: wrong bytes give wrong
+    bits, which a checksum of the outcome has to find.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        tf, self._ops, lookup = _backend()
+        self._dtype = tf.int32
+        self._handle = self._ops.create_range_decoder(tf.constant(payload), lookup)
+
+    def decode(self, indices: np.ndarray) -> np.ndarray:
+        """The next decisions, bool [n], for int32 indices [n] of Bernoulli tables."""
+        if not indices.size:
+            return np.zeros(0, bool)
+        _check_indices(indices)
+        shape = _shape(indices.size)
+        self._handle, bits = self._ops.entropy_decode_index(self._handle, indices, shape, self._dtype)
+        return bits.numpy() != 0
+
+    def finish(self) -> None:
+        """Call when everything is read.
+
+        Raises:
+          RangeCoderError: if the range coder's own (weak) check finds that the payload is not what it wrote.
+        """
+        if not bool(self._ops.entropy_decode_finalize(self._handle).numpy()):
+            raise RangeCoderError("the payload does not end where its last symbol does: it is corrupt")
+
+
+def _check_indices(indices: np.ndarray) -> None:
+    count = len(tables.range_coder_lookup())
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < count:
+        raise ValueError(f"Bernoulli tables are 0..{count - 1}, got {indices.min()}..{indices.max()}")
