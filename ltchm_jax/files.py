@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all; `-` is standard input or output. Standard library only."""
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+STANDARD = "-"
+
+
+@contextmanager
+def open_input(path: str | Path) -> Iterator[BinaryIO]:
+    """A file open for reading and seeking. Standard input is read into memory first.
+
+    Raises:
+      OSError: it can't be opened.
+    """
+    if str(path) == STANDARD:
+        yield BytesIO(sys.stdin.buffer.read())
+        return
+    with open(path, "rb") as file:
+        yield file
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """A file open for writing that takes its name only when the `with` block ends well.
+
+    The bytes go to a new file in the same folder, reach the disk, and then replace what had the name. When
+    the block raises, or is interrupted, the new file is removed and the old one is as it was. A link is
+    followed; a device or a pipe is written to directly.
+
+    Raises:
+      OSError: the folder or the file can't be written.
+    """
+    target = Path(os.path.realpath(path))
+    if str(path) == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    elif target.exists() and not target.is_file():
+        with open(target, "wb") as file:
+            yield file
+    else:
+        yield from _write_and_rename(target)
+
+
+def _write_and_rename(target: Path) -> Iterator[BinaryIO]:
+    temporary = target.with_name(f".ltchm-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:  # an interrupt, too, must leave nothing behind
+        temporary.unlink(missing_ok=True)
+        raise

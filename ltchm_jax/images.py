@@ -1,0 +1,276 @@
+"""Picture files to arrays and back.
+
+Rules, so that nothing about a picture is guessed:
+- The first page of a file is read, 8 bits a sample. 1, 2 and 4-bit grey become grey; more bits are refused.
+- A palette becomes RGB, or RGBA where it has transparent entries. A transparent colour becomes alpha, too.
+- CMYK becomes RGB as `R = (255 - C)(255 - K) / 255` and so on (the ICC profile, made for inks, is dropped);
+  YCbCr becomes RGB as in JFIF (ITU-R BT.601, full range). Lab is refused.
+- EXIF orientation is applied to the pixels and taken out of the EXIF block. It is refused in a georeferenced
+  TIFF, whose coordinates belong to the stored rows and columns.
+- Alpha is straight. A TIFF whose extra samples are not alpha is a picture of bands; it is read with rasterio.
+- PNG keeps text, ICC profile and EXIF; TIFF keeps the ICC profile and TIFF tags, georeferencing among them.
+"""
+
+import logging
+import threading
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image as pillow
+from PIL import ImageOps, PngImagePlugin
+
+from ltchm_jax import tiff
+from ltchm_jax.bitstream import MAX_PIXELS
+from ltchm_jax.files import atomic_write, open_input
+from ltchm_jax.header import Layout
+from ltchm_jax.metadata import Metadata, TiffTag
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}
+MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+MODES |= {"CMYK": "RGB", "YCbCr": "RGB"}
+EXIF_MARK = b"Exif\0\0"
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # what is wrong with a file is said by ImageError alone
+
+
+class ImageError(ValueError):
+    """A picture that can't be read or written. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture.
+
+    Attributes:
+      pixels: uint8 `[H, W, bands]`, alpha last where the layout has it.
+      layout: what the bands mean.
+      metadata: what else the file holds.
+
+    Raises:
+      ImageError: pixels and layout don't fit each other.
+    """
+
+    pixels: np.ndarray
+    layout: Layout
+    metadata: Metadata = field(default_factory=Metadata)
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if dtype != np.uint8 or len(shape) != 3 or 0 in shape:
+            raise ImageError(
+                f"pixels must be uint8 [H, W, bands], got {dtype} {list(shape)}: convert them first"
+            )
+        if self.layout is not Layout.BANDS and LAYOUTS.get(shape[2]) != self.layout:
+            raise ImageError(f"layout {self.layout.label} can't have {shape[2]} bands: use layout bands")
+
+
+def read_image(path: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Reads PNG, JPEG, TIFF, WebP or BMP by the rules above.
+
+    Args:
+      path: a file name, `-` for standard input, or a file that can seek, read from its start.
+      max_pixels: refuse larger pictures.
+
+    Raises:
+      ImageError: the file is no such picture, is damaged, too large, or breaks a rule.
+      OSError: the file can't be opened.
+    """
+    if not isinstance(path, str | Path):
+        return _read(path, "the file", max_pixels)
+    with open_input(path) as file:
+        return _read(file, str(path), max_pixels)
+
+
+def write_image(path: str | Path, image: Image, *, suffix: str | None = None) -> tuple[str, ...]:
+    """Writes PNG or TIFF; a file of that name is replaced only when the new one is complete.
+
+    Args:
+      path: ends in .png, .tif or .tiff, or is `-` for standard output.
+      image: the picture.
+      suffix: the kind of file where the path does not say it, such as ".png".
+
+    Returns:
+      The kinds of metadata that this kind of file can't keep, for the caller to tell the user.
+
+    Raises:
+      ImageError: the kind of file is not known or can't hold the picture.
+      OSError: the file can't be written.
+    """
+    suffix = (suffix or Path(path).suffix).lower()
+    if suffix == ".png":
+        encode, lost = (
+            _encode_png,
+            {"TIFF tags": bool(image.metadata.tiff), "text": not _png_text(image.metadata)[1]},
+        )
+    elif suffix in (".tif", ".tiff"):
+        encode, lost = _encode_tiff, {"text": bool(image.metadata.text), "EXIF": bool(image.metadata.exif)}
+    else:
+        raise ImageError(f"pictures are written as .png, .tif or .tiff, got {str(path)!r}: change the ending")
+    with atomic_write(path) as file:
+        encode(file, image)
+    return tuple(kind for kind, is_lost in lost.items() if is_lost)
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
+    """Whatever a decoder raises on a hostile file becomes an `ImageError`."""
+    try:
+        file.seek(0)
+        is_tiff = file.read(4) in TIFF_MARKS
+        file.seek(0)
+        return _read_tiff(file, max_pixels) if is_tiff else _read_plain(file, max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except pillow.UnidentifiedImageError:
+        formats = ", ".join(FORMATS)
+        raise ImageError(
+            f"{name}: pictures are read from {formats}, this is something else: convert it"
+        ) from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: the picture must decode, got {reason[:200]!r}: fetch it again") from None
+
+
+def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
+    with _open(file) as opened:
+        _check_size(*opened.size, 4, max_pixels)
+        if isinstance(opened, PngImagePlugin.PngImageFile) and any(";16" in str(t.args) for t in opened.tile):
+            raise ImageError("samples must have 8 bits, got 16: scale the picture first")
+        text = {str(key): str(value) for key, value in getattr(opened, "text", {}).items()}
+        upright = ImageOps.exif_transpose(opened)
+        return Image(*_pixels(upright), Metadata(text, _icc(opened), _exif(upright)))
+
+
+def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
+    tags = tiff.read_tags(file)
+    file.seek(0)
+    _check_tiff(tags, max_pixels)
+    carried = tuple(tags[number] for number in sorted(tiff.CARRIED & tags.keys()))
+    if _is_bands(tags):
+        return Image(_read_bands(file), Layout.BANDS, Metadata(tiff=carried))
+    with _open(file) as opened:
+        _check_size(*opened.size, 4, max_pixels)
+        pixels, layout = _pixels(opened)
+        return Image(pixels, layout, Metadata(icc=_icc(opened), tiff=carried))
+
+
+_PROCESS_STATE = threading.Lock()
+
+
+def _open(file: BinaryIO) -> pillow.Image:
+    """Reads the front of a file. Pillow's limit on pixels is a process-wide variable; ours replaces it."""
+    with _PROCESS_STATE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, pillow.MAX_IMAGE_PIXELS = pillow.MAX_IMAGE_PIXELS, None
+        try:
+            return pillow.open(file, formats=FORMATS)
+        finally:
+            pillow.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(width: int, height: int, samples: int, max_pixels: int) -> None:
+    if width * height * max(samples, 4) > 4 * max_pixels:
+        shape = f"{width} x {height} pixels of {samples} samples"
+        raise ImageError(
+            f"pictures of up to {max_pixels} pixels are read, got {shape}: cut it up or raise max_pixels"
+        )
+
+
+def _pixels(opened: pillow.Image) -> tuple[np.ndarray, Layout]:
+    """Decodes, and converts by the rules of this file."""
+    opened.load()
+    mode = MODES.get(opened.mode)
+    if mode is None:
+        raise ImageError(
+            f"samples must be grey, RGB or CMYK of 8 bits, got mode {opened.mode}: convert the picture"
+        )
+    if opened.has_transparency_data and not mode.endswith("A"):
+        mode = {"L": "LA", "RGB": "RGBA"}[mode]
+    pixels = np.array(opened if opened.mode == mode else opened.convert(mode))
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return pixels, LAYOUTS[pixels.shape[2]]
+
+
+def _icc(opened: pillow.Image) -> bytes:
+    return b"" if opened.mode == "CMYK" else opened.info.get("icc_profile") or b""
+
+
+def _exif(opened: pillow.Image) -> bytes:
+    exif = opened.info.get("exif") or b""
+    return exif if not exif or exif.startswith(EXIF_MARK) else EXIF_MARK + exif
+
+
+def _check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
+    (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
+    (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
+    _check_size(width, height, samples, max_pixels)
+    bits, forms = tiff.numbers(tags, tiff.BITS, (1,)), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
+    if max(bits) > 8 or set(forms) != {1}:
+        kind = {2: "signed", 3: "float"}.get(max(forms), "unsigned")
+        raise ImageError(
+            f"samples must be unsigned, 8 bits, got {kind}, {max(bits)} bits: scale the picture first"
+        )
+    fixed = tiff.GEOREFERENCE & tags.keys() or _is_bands(tags)
+    turned = tiff.numbers(tags, tiff.ORIENTATION, (1,))
+    if fixed and turned != (1,):
+        raise ImageError(
+            f"a georeferenced TIFF must have orientation 1, got {turned[0]}: warp it with gdalwarp first"
+        )
+
+
+def _is_bands(tags: dict[int, TiffTag]) -> bool:
+    """Whether a pixel has other samples than a colour and perhaps its alpha."""
+    (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
+    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))[0], 1)
+    extra = tiff.numbers(tags, tiff.EXTRA, ())
+    alpha = len(extra) == 1 and extra[0] in (1, 2)
+    return samples != colours + alpha
+
+
+def _read_bands(file: BinaryIO) -> np.ndarray:
+    """All bands of a TIFF, uint8 `[H, W, bands]`."""
+    try:
+        from rasterio.io import MemoryFile
+    except ImportError:
+        raise ImageError(
+            "a TIFF of bands needs rasterio, it is not installed: pip install rasterio"
+        ) from None
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    with _PROCESS_STATE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rasterio warns where there is no georeference
+        with MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
+            return np.ascontiguousarray(np.moveaxis(dataset.read(out_dtype=np.uint8), 0, 2))
+
+
+def _encode_png(file: BinaryIO, image: Image) -> None:
+    if image.layout is Layout.BANDS:
+        raise ImageError("PNG holds grey or RGB with or without alpha, got a picture of bands: write .tif")
+    pixels = image.pixels[:, :, 0] if image.layout is Layout.GREY else image.pixels
+    extra = {"icc_profile": image.metadata.icc, "exif": image.metadata.exif}
+    text, _ = _png_text(image.metadata)
+    pillow.fromarray(pixels).save(file, "PNG", pnginfo=text, **{k: v for k, v in extra.items() if v})
+
+
+def _png_text(metadata: Metadata) -> tuple[PngImagePlugin.PngInfo, bool]:
+    """The text that PNG can hold (keys are 1 to 79 Latin-1 characters), and whether that is all of it."""
+    text = PngImagePlugin.PngInfo()
+    fits = [key for key in metadata.text if 0 < len(key) < 80 and key.isprintable() and max(key) < "\u0100"]
+    for key in fits:
+        text.add_itxt(key, metadata.text[key])
+    return text, len(fits) == len(metadata.text)
+
+
+def _encode_tiff(file: BinaryIO, image: Image) -> None:
+    colour = image.layout in (Layout.RGB, Layout.RGBA)
+    icc = (TiffTag(tiff.ICC, tiff.UNDEFINED, image.metadata.icc),) if image.metadata.icc else ()
+    try:
+        tags = (*image.metadata.tiff, *icc)
+        tiff.write(file, image.pixels, colour=colour, alpha=image.layout.has_alpha, tags=tags)
+    except ValueError as error:
+        raise ImageError(str(error)) from None

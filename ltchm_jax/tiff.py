@@ -1,0 +1,185 @@
+"""The parts of TIFF that Pillow leaves out: raw directory entries in and out, any number of bands out.
+
+Entries are kept as little-endian bytes, so georeferencing survives a codec unchanged, whatever its tags mean.
+Reference: TIFF 6.0 (1992), sections 2, 14 (predictor) and 18 (extra samples); GeoTIFF 1.1 (OGC 19-008r4).
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from io import SEEK_END
+from itertools import accumulate, pairwise
+from typing import BinaryIO
+
+import numpy as np
+
+from ltchm_jax.metadata import TiffTag
+
+BYTE, ASCII, SHORT, LONG, UNDEFINED = 1, 2, 3, 4, 7
+# Field type -> (bytes of a number, numbers of a value); a rational is two numbers.
+KINDS = {1: (1, 1), 2: (1, 1), 3: (2, 1), 4: (4, 1), 5: (4, 2), 6: (1, 1), 7: (1, 1), 8: (2, 1), 9: (4, 1)}
+KINDS |= {10: (4, 2), 11: (4, 1), 12: (8, 1), 13: (4, 1), 16: (8, 1), 17: (8, 1), 18: (8, 1)}
+
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, SAMPLE_FORMAT, ICC = 258, 262, 274, 277, 338, 339, 34675
+GEOREFERENCE = frozenset({33550, 33920, 33922, 34264, 34735, 34736, 34737, 50844})
+CARRIED = GEOREFERENCE | {
+    270,
+    282,
+    283,
+    296,
+    306,
+    315,
+    33432,
+    42112,
+    42113,
+}  # and description, resolution, GDAL's
+
+MAX_DATA = 1 << 24  # bytes of one entry
+STRIP = 1 << 18  # bytes, uncompressed
+LIMIT = 2**32  # offsets have four bytes
+
+
+def read_tags(file: BinaryIO) -> dict[int, TiffTag]:
+    """Tag number to entry, for the first directory of a TIFF or BigTIFF file, either byte order.
+
+    Entries whose values lie outside the file, or of unknown type, or over `MAX_DATA` bytes, are left out.
+
+    Raises:
+      ValueError: the file has no directory.
+    """
+    size = file.seek(0, SEEK_END)
+    order = {b"II": "<", b"MM": ">"}.get(_at(file, 0, 2))
+    if order is None:
+        raise ValueError("a TIFF file starts with II or MM")
+    big = _number(file, 2, 2, order) == 43
+    width, entry = (8, 20) if big else (4, 12)
+    start = _number(file, 8 if big else 4, width, order)
+    count = _number(file, start, 8 if big else 2, order)
+    table = _at(file, start + (8 if big else 2), min(count * entry, size, MAX_DATA))
+    rows = struct.iter_unpack(f"{order}HH{'Q8s' if big else 'L4s'}", table[: len(table) // entry * entry])
+    tags = (_entry(file, size, order, *row) for row in rows)
+    return {tag.number: tag for tag in tags if tag}
+
+
+def numbers(tags: Mapping[int, TiffTag], number: int, default: tuple[int, ...]) -> tuple[int, ...]:
+    """The values of a BYTE, SHORT or LONG entry, or the default where there is none."""
+    tag = tags.get(number)
+    code = {BYTE: "B", SHORT: "H", LONG: "L"}.get(tag.kind) if tag else None
+    if not tag or not code:
+        return default
+    return struct.unpack(f"<{len(tag.data) // struct.calcsize('<' + code)}{code}", tag.data)
+
+
+def write(
+    file: BinaryIO, pixels: np.ndarray, *, colour: bool, alpha: bool, tags: Iterable[TiffTag] = ()
+) -> None:
+    """Writes a TIFF file: deflate, horizontal differences, strips.
+
+    Args:
+      file: open for writing; not sought in.
+      pixels: uint8 `[H, W, bands]`.
+      colour: whether the first three bands are red, green and blue.
+      alpha: whether the last band is (straight) opacity.
+      tags: further entries. Only the ICC profile and those of `CARRIED` are written, and only if whole: the
+        others could contradict how the pixels are stored.
+
+    Raises:
+      ValueError: the file would have 4 GiB or more.
+    """
+    rows = max(1, STRIP // (pixels.shape[1] * pixels.shape[2]))
+    strips = [_strip(pixels[top : top + rows]) for top in range(0, pixels.shape[0], rows)]
+    offsets = list(accumulate(map(len, strips), initial=8))
+    entries = {t.number: t for t in tags if _fits(t)} | _structure(pixels.shape, rows, offsets, colour, alpha)
+    padding = offsets[-1] % 2
+    directory = _directory(sorted(entries.values()), offsets[-1] + padding)
+    if offsets[-1] + padding + len(directory) >= LIMIT:
+        raise ValueError(
+            f"a TIFF file is below 4 GiB, these pixels need {offsets[-1]} bytes: write a window at a time"
+        )
+    file.write(b"II*\0" + struct.pack("<L", offsets[-1] + padding))
+    file.writelines([*strips, bytes(padding), directory])
+
+
+def _at(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(min(offset, 2**62))
+    return file.read(count)
+
+
+def _number(file: BinaryIO, offset: int, count: int, order: str) -> int:
+    data = _at(file, offset, count)
+    if len(data) != count:
+        raise ValueError("the TIFF directory lies outside the file")
+    return int.from_bytes(data, "little" if order == "<" else "big")
+
+
+def _entry(
+    file: BinaryIO, size: int, order: str, number: int, kind: int, count: int, inline: bytes
+) -> TiffTag | None:
+    """The entry with its values fetched and little-endian, or None where that can't be done."""
+    width, per_value = KINDS.get(kind, (0, 0))
+    length = count * width * per_value
+    if not width or length > MAX_DATA:
+        return None
+    if length <= len(inline):
+        data = inline[:length]
+    else:
+        offset = int.from_bytes(inline, "little" if order == "<" else "big")
+        data = _at(file, offset, length) if offset + length <= size else b""
+    if len(data) != length:
+        return None
+    return TiffTag(
+        number, kind, data if order == "<" else np.frombuffer(data, f">u{width}").byteswap().tobytes()
+    )
+
+
+def _fits(tag: TiffTag) -> bool:
+    width, per_value = KINDS.get(tag.kind, (0, 0))
+    return (
+        tag.number in CARRIED | {ICC}
+        and width > 0
+        and len(tag.data) % (width * per_value) == 0 < len(tag.data)
+    )
+
+
+def _strip(rows: np.ndarray) -> bytes:
+    differences = rows.copy()
+    differences[:, 1:] -= rows[:, :-1]  # modulo 256
+    return zlib.compress(differences.tobytes(), 6)
+
+
+def _structure(
+    shape: tuple[int, ...], rows: int, offsets: list[int], colour: bool, alpha: bool
+) -> dict[int, TiffTag]:
+    """The entries that say how the pixels are stored."""
+    height, width, bands = shape
+    extra = [0] * (bands - (3 if colour else 1))
+    if alpha:
+        extra[-1] = 2
+    sizes = [stop - start for start, stop in pairwise(offsets)]
+    longs = {256: [width], 257: [height], 273: offsets[:-1], 278: [rows], 279: sizes}
+    shorts = {
+        BITS: [8] * bands,
+        259: [8],
+        PHOTOMETRIC: [2 if colour else 1],
+        SAMPLES: [bands],
+        284: [1],
+        317: [2],
+    }
+    shorts |= {EXTRA: extra, SAMPLE_FORMAT: [1] * bands}
+    entries = [TiffTag(n, LONG, struct.pack(f"<{len(v)}L", *v)) for n, v in longs.items()]
+    entries += [TiffTag(n, SHORT, struct.pack(f"<{len(v)}H", *v)) for n, v in shorts.items() if v]
+    return {tag.number: tag for tag in entries}
+
+
+def _directory(tags: list[TiffTag], offset: int) -> bytes:
+    """The directory as it stands at `offset`, values too long for an entry behind it."""
+    table, values = struct.pack("<H", len(tags)), b""
+    behind = offset + 2 + 12 * len(tags) + 4
+    for tag in tags:
+        width, per_value = KINDS[tag.kind]
+        inline = tag.data.ljust(4, b"\0")
+        if len(tag.data) > 4:
+            inline = struct.pack("<L", behind + len(values))
+            values += tag.data + bytes(len(tag.data) % 2)
+        table += struct.pack("<HHL4s", tag.number, tag.kind, len(tag.data) // (width * per_value), inline)
+    return table + bytes(4) + values

@@ -1,0 +1,138 @@
+"""TIFF directories in and files out, checked against Pillow."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image as pillow
+from PIL import TiffImagePlugin
+
+from ltchm_jax import tiff
+from ltchm_jax.metadata import TiffTag
+
+DOUBLES = TiffTag(33550, 12, struct.pack("<3d", 0.5, 0.25, 0.0))
+KEYS = TiffTag(34735, 3, struct.pack("<4H", 1, 1, 0, 0))
+NAME = TiffTag(34737, 2, b"WGS 84|\0")
+RATIONAL = TiffTag(282, 5, struct.pack("<2L", 72, 1))
+TAGS = (DOUBLES, KEYS, NAME, RATIONAL, TiffTag(42113, 2, b"0\0"))
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+
+def written(pixels: np.ndarray, **options) -> io.BytesIO:
+    file = io.BytesIO()
+    tiff.write(file, pixels, **({"colour": False, "alpha": False} | options))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("bands", "colour", "alpha", "mode"),
+    [(1, False, False, "L"), (3, True, False, "RGB"), (4, True, True, "RGBA")],
+)
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (700, 301)])
+def test_pillow_reads_what_was_written(bands, colour, alpha, mode, size):
+    pixels = noise(*size, bands)
+    with pillow.open(written(pixels, colour=colour, alpha=alpha)) as opened:
+        assert opened.mode == mode
+        np.testing.assert_array_equal(np.array(opened).reshape(pixels.shape), pixels)
+
+
+def test_smooth_pictures_get_smaller():
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
+    assert len(written(ramp).getvalue()) < ramp.size / 50
+
+
+def test_tags_return_through_the_reader_and_through_pillow():
+    file = written(noise(9, 8, 3), colour=True, tags=TAGS)
+    found = tiff.read_tags(file)
+    assert [found[tag.number] for tag in TAGS] == list(TAGS)
+    with pillow.open(file) as opened:
+        assert opened.tag_v2[33550] == (0.5, 0.25, 0.0)
+        assert opened.tag_v2[34737] == "WGS 84|"
+        assert opened.tag_v2[282] == 72
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        TiffTag(322, 3, b"\1\0"),
+        TiffTag(33550, 99, b"12345678"),
+        TiffTag(33550, 12, b"odd"),
+        TiffTag(270, 2, b""),
+    ],
+)
+def test_tags_that_could_break_the_file_are_left_out(tag):
+    pixels = noise(9, 8, 1)
+    file = written(pixels, tags=(tag,))
+    assert tag.number not in tiff.read_tags(file)
+    with pillow.open(file) as opened:
+        np.testing.assert_array_equal(np.array(opened), pixels[:, :, 0])
+
+
+def test_structure_wins_over_tags():
+    assert tiff.numbers(
+        tiff.read_tags(written(noise(9, 8, 1), tags=(TiffTag(256, 4, bytes(4)),))), 256, ()
+    ) == (8,)
+
+
+def pillow_directory(header: bytes) -> io.BytesIO:
+    directory = TiffImagePlugin.ImageFileDirectory_v2(header)
+    for number, kind, value in (
+        (256, 4, 300),
+        (258, 3, (8, 8, 8)),
+        (33550, 12, (0.5, 0.25, 0.0)),
+        (34737, 2, "a|"),
+    ):
+        directory.tagtype[number] = kind
+        directory[number] = value
+    file = io.BytesIO()
+    directory.save(file)
+    return file
+
+
+@pytest.mark.parametrize("header", [b"II*\0" + bytes(4), b"MM\0*" + bytes(4), b"II+\0" + bytes(12)])
+def test_directories_written_by_pillow_in_each_form(header):
+    found = tiff.read_tags(pillow_directory(header))
+    assert tiff.numbers(found, 256, ()) == (300,)
+    assert tiff.numbers(found, 258, ()) == (8, 8, 8)
+    assert (found[33550], found[34737].data) == (DOUBLES, b"a|\0")
+
+
+def test_a_big_endian_bigtiff_written_by_hand():
+    entries = struct.pack(">HHQHHHH", 258, 3, 3, 8, 8, 8, 0) + struct.pack(">HHQQ", 33550, 12, 3, 16 + 8 + 40)
+    data = b"MM\0+" + struct.pack(">HHQQ", 8, 0, 16, 2) + entries + struct.pack(">3d", 0.5, 0.25, 0.0)
+    found = tiff.read_tags(io.BytesIO(data))
+    assert (tiff.numbers(found, 258, ()), found[33550]) == ((8, 8, 8), DOUBLES)
+
+
+def test_values_outside_the_file_are_left_out():
+    data = bytearray(written(noise(9, 8, 1), tags=(DOUBLES,)).getvalue())
+    entry = data.index(struct.pack("<HHL", 33550, 12, 3))
+    data[entry + 8 : entry + 12] = struct.pack("<L", len(data) - 23)
+    assert 33550 not in tiff.read_tags(io.BytesIO(data))
+    data[entry + 4 : entry + 8] = struct.pack("<L", 2**32 - 1)
+    assert 33550 not in tiff.read_tags(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\3\4", b"II*\0", b"II*\0\xff\xff\xff\xff", b"II+\0" + b"\xff" * 12]
+)
+def test_files_without_a_directory_are_refused(data):
+    with pytest.raises(ValueError, match="TIFF"):
+        tiff.read_tags(io.BytesIO(data))
+
+
+def test_random_files_end_in_tags_or_a_value_error():
+    random = np.random.default_rng(2)
+    data = written(noise(9, 8, 3), tags=TAGS).getvalue()
+    for _ in range(500):
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), 8):
+            damaged[place] = random.integers(256)
+        try:
+            assert isinstance(tiff.read_tags(io.BytesIO(damaged)), dict)
+        except ValueError as error:
+            assert "TIFF" in str(error)  # noqa: PT017
