@@ -1,12 +1,14 @@
 """Symbols as binary decisions, each with a probability from an integer model: one walk for both directions.
 
-A symbol is asked about in this order, and every answer is coded with its probability given the answers so far:
+A symbol is asked about in this order. Every answer is coded with its probability given the answers before it.
 
-    is it the centre c?   if not: is it below c?   then n = |symbol - c| - 1 in the manner of an Exp-Golomb code:
-    is n past the first bucket (2^k wide)? the second (2^(k+1))? ...   then halve the bucket until one value is left
+    is it the centre c?   if not: is it below c?   then n = |symbol - c| - 1, in the manner of an
+    Exp-Golomb code: is n past the first bucket, 2^k wide? past the second, 2^(k+1)? ...   then halve that
+    bucket until one is left
 
-k follows the spread of the model, so narrow models end after one question and wide ones waste none. Nothing is
-assumed uniform, so the tree itself costs no bits. Beyond the reach of the model each answer costs one bit.
+k follows the spread of the model, so narrow models end after one question and wide ones waste none.
+Nothing is assumed uniform, so the tree itself costs nothing. Beyond the reach of the model each answer
+costs one bit.
 """
 
 from collections.abc import Callable
@@ -19,9 +21,12 @@ from ltchm_jax.entropy.snapping import WEIGHT_BITS, Mixtures
 
 MAX_DISTANCE = 1 << 16  # no legal symbol is further from its centre; bounds the walk on corrupt streams
 
-# decide(indices int32 [m], rows int64 [m], question) -> bool [m]: codes one decision for each of the symbols `rows`,
-# with the Bernoulli tables `indices`. An encoder gets the answers from question(y[rows]), a decoder from the stream.
-Decide = Callable[[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]
+# What is asked about the symbols int [m]: bool [m].
+Question = Callable[[np.ndarray], np.ndarray]
+# decide(indices int32 [m], rows int64 [m], question) -> bool [m] codes one decision for each of the
+# symbols `rows` with the Bernoulli tables `indices`. An encoder gets the answers from
+# question(symbols[rows]), a decoder from the stream.
+Decide = Callable[[np.ndarray, np.ndarray, Question], np.ndarray]
 
 
 class Tails(Protocol):
@@ -89,10 +94,10 @@ class MixtureModel:
         self._rates = tables.rates().take(mixtures.levels, mode="clip")
 
     def tails(self, rows: np.ndarray | None, signs: np.ndarray | int) -> Tails:
-        parameters = (self._mixtures.offsets, self._rates, self._mixtures.weights)
+        offsets, rates, weights = self._mixtures.offsets, self._rates, self._mixtures.weights
         if rows is not None:
-            parameters = tuple(p.take(rows, axis=1) for p in parameters)
-        return MixtureTails(self._density, parameters[0] * signs, *parameters[1:])
+            offsets, rates, weights = (p.take(rows, axis=1) for p in (offsets, rates, weights))
+        return MixtureTails(self._density, offsets * signs, rates, weights)
 
     def orders(self, rows: np.ndarray) -> np.ndarray:
         m = self._mixtures
@@ -105,7 +110,9 @@ class MixtureModel:
 class PmfTails:
     """Tails of tabulated distributions: masses in units of 2^-16."""
 
-    def __init__(self, cdf: np.ndarray, channels: np.ndarray, starts: np.ndarray, signs: np.ndarray | int) -> None:
+    def __init__(
+        self, cdf: np.ndarray, channels: np.ndarray, starts: np.ndarray, signs: np.ndarray | int
+    ) -> None:
         """starts: int64 [n], the columns of the centres in cdf; signs: +1 above, -1 below."""
         self._cdf, self._channels = cdf, channels
         self._starts, self._signs = starts, np.broadcast_to(np.asarray(signs, np.int64), starts.shape)
@@ -156,8 +163,8 @@ def walk(model: Model, decide: Decide) -> np.ndarray:
       decide: codes one decision for each of some symbols, see `Decide`.
 
     Returns:
-      int64 [n], the symbols: what was encoded, or what was decoded. From a corrupt stream, any integers within
-      2^18 of zero.
+      int64 [n], the symbols: what was encoded, or what was decoded. From a corrupt stream these may be any
+      integers within 2^18 of zero.
     """
     rows, signs, side_mass = _centre_and_sign(model, decide)
     symbols = model.centres.copy()

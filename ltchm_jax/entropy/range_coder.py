@@ -1,9 +1,10 @@
 """The tensorflow-compression binding: streams of binary decisions. The only file that touches TensorFlow.
 
-TensorFlow is imported when the first stream is written or read. It gets one thread and no GPU: the ops are serial,
-and the GPU is JAX's.
+TensorFlow is imported when the first stream is written or read. It gets one thread and no GPU: the operations
+are serial, and the GPU is JAX's.
 """
 
+import contextlib
 import functools
 import os
 from typing import Any
@@ -14,12 +15,12 @@ from ltchm_jax.entropy import tables
 
 
 class RangeCoderError(ValueError):
-    """A payload that the range coder cannot have written."""
+    """A payload that the coder cannot have written."""
 
 
 @functools.cache
 def _backend() -> tuple[Any, Any, Any]:
-    """(tensorflow, the module that holds the ops, the lookup tensor)."""
+    """(tensorflow, the module that holds the operations, the lookup tensor)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         import tensorflow as tf
@@ -31,16 +32,10 @@ def _backend() -> tuple[Any, Any, Any]:
             import tensorflow_compression as ops
     except ImportError as error:
         raise ImportError(
-            f"bitstreams need TensorFlow and tensorflow-compression-ops, of which one is missing ({error}):"
+            f"bitstreams need tensorflow and tensorflow-compression-ops, and one is missing ({error}):"
             " pip install 'ltchm-jax[codec]'"
         ) from error
     return tf, ops, tf.constant(tables.range_coder_lookup())
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _shape(n: int) -> Any:
-    """The int32 tensor [n]. Making one costs as much as decoding a thousand decisions, hence the cache."""
-    return _backend()[0].constant([n], dtype="int32")
 
 
 def _make_small(tf: Any) -> None:
@@ -50,36 +45,49 @@ def _make_small(tf: Any) -> None:
         lambda: tf.config.threading.set_intra_op_parallelism_threads(1),
         lambda: tf.config.threading.set_inter_op_parallelism_threads(1),
     ):
-        try:
+        with contextlib.suppress(RuntimeError):
             configure()
-        except RuntimeError:
-            pass
 
 
-def encode(indices: np.ndarray, bits: np.ndarray) -> bytes:
-    """Writes one stream.
+@functools.lru_cache(maxsize=1 << 14)
+def _shape(n: int) -> Any:
+    """The int32 tensor [n]. Making one costs as much as decoding a thousand decisions, hence the cache."""
+    return _backend()[0].constant([n], dtype="int32")
 
-    Args:
-      indices: int [n], the Bernoulli table (row of `tables.range_coder_lookup`) of each decision.
-      bits: int or bool [n], the decisions.
 
-    Raises:
-      ValueError: if the two differ in shape, or an index is not a table.
-    """
-    if indices.shape != bits.shape or indices.ndim != 1:
-        raise ValueError(f"indices and bits must be equal vectors, got shapes {indices.shape} and {bits.shape}")
-    _check_indices(indices)
-    _, ops, lookup = _backend()
-    handle = ops.create_range_encoder([], lookup)
-    handle = ops.entropy_encode_index(handle, indices.astype(np.int32), bits.astype(np.int32))
-    return ops.entropy_encode_finalize(handle).numpy()
+class Encoder:
+    """Writes one stream, in pieces; how it is cut into pieces leaves no trace."""
+
+    def __init__(self) -> None:
+        _, self._ops, lookup = _backend()
+        self._handle = self._ops.create_range_encoder([], lookup)
+
+    def encode(self, indices: np.ndarray, bits: np.ndarray) -> None:
+        """Writes some decisions.
+
+        Args:
+          indices: int [n], the Bernoulli table (row of `tables.range_coder_lookup`) of each decision.
+          bits: int or bool [n], the decisions.
+
+        Raises:
+          ValueError: if the two are no vectors of one length, or an index is not a table.
+        """
+        if indices.shape != bits.shape or indices.ndim != 1:
+            raise ValueError(f"indices and bits must be equal vectors, got {indices.shape} and {bits.shape}")
+        _check_indices(indices)
+        indices, bits = indices.astype(np.int32), bits.astype(np.int32)
+        self._handle = self._ops.entropy_encode_index(self._handle, indices, bits)
+
+    def finish(self) -> bytes:
+        """The payload. Nothing can be written afterwards."""
+        return self._ops.entropy_encode_finalize(self._handle).numpy()
 
 
 class Decoder:
-    """Reads one stream, in pieces: the concatenated indices must be those it was written with.
+    """Reads one stream, in pieces. The indices must be those it was written with.
 
-    Any bytes decode to some bits, in time and memory proportional to the number asked for: wrong bytes give wrong
-    bits, which a checksum of the outcome has to find.
+    Any bytes decode to some bits, in time and memory proportional to the number asked for. Wrong bytes give
+    wrong bits, which only a checksum of the outcome can find.
     """
 
     def __init__(self, payload: bytes) -> None:
@@ -97,10 +105,10 @@ class Decoder:
         return bits.numpy() != 0
 
     def finish(self) -> None:
-        """Call when everything is read.
+        """To be called when everything is read.
 
         Raises:
-          RangeCoderError: if the range coder's own (weak) check finds that the payload is not what it wrote.
+          RangeCoderError: if the range coder's own (weak) check says that the payload is not what it wrote.
         """
         if not bool(self._ops.entropy_decode_finalize(self._handle).numpy()):
             raise RangeCoderError("the payload does not end where its last symbol does: it is corrupt")

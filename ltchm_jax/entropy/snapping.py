@@ -1,8 +1,7 @@
 """From float64 mixture parameters to integers, so that noise in the last bits cannot change a stream.
 
-Each value is rounded on its own. A value that lies within a guard distance of a rounding boundary could fall
-either way on another device; the encoder lists those, with the side it took, and the decoder takes that side.
-In float64 the list is nearly always empty: it is what makes the agreement a guarantee.
+Each value is rounded on its own, to a grid so coarse that float64 noise (about 1e-12 grid units)
+practically never matters. `guards` deals with the values for which it might.
 """
 
 from dataclasses import dataclass
@@ -15,15 +14,6 @@ from ltchm_jax.entropy import tables
 
 SYMBOL_LIMIT = 1 << 15  # latents are integers in [-SYMBOL_LIMIT, SYMBOL_LIMIT]
 WEIGHT_BITS = 16
-# Far above float64 noise (about 1e-15 relative, 1e-12 grid units), far below what would fill the list: two values
-# in four million are this close to a boundary by chance.
-GUARD = 2.0**-22
-GUARD_RELATIVE = 2.0**-36
-
-
-def values_per_symbol(components: int) -> int:
-    """K means, K scales and K - 1 cumulative weights; the last one is always one."""
-    return 3 * components - 1
 
 
 def grid_values(means: jax.Array, scales: jax.Array, weights: jax.Array) -> jax.Array:
@@ -46,27 +36,11 @@ def grid_values(means: jax.Array, scales: jax.Array, weights: jax.Array) -> jax.
     return jnp.moveaxis(jnp.concatenate([grid_means, levels, cumulative], axis=-1), -1, 0)
 
 
-def find_guards(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where values lie within the guard distance of a rounding boundary, and which side they round to.
-
-    Args:
-      values: float64 [...], as `grid_values` returns them.
-
-    Returns:
-      positions: int64 [g], flat, rising; sides: int64 [g], 1 where the value rounds up.
-    """
-    floor = np.floor(values)
-    fraction = values - floor
-    near = np.abs(fraction - 0.5) < GUARD + GUARD_RELATIVE * np.abs(values)
-    positions = np.flatnonzero(near)
-    return positions, (fraction.ravel()[positions] >= 0.5).astype(np.int64)
-
-
 def snap(values: np.ndarray, positions: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Rounds to the nearest integer, half up; a listed value goes to the listed side of the boundary it is near.
+    """Rounds to the nearest integer, half up; a listed value goes to the listed side of its nearest boundary.
 
     Args:
-      values: float64 [...]; positions, sides: int64 [g] (flat positions), see `find_guards`.
+      values: float64 [...]; positions, sides: int64 [g] (flat positions), see `guards.find_guards`.
 
     Returns:
       int64 [...].
@@ -111,7 +85,7 @@ class Mixtures:
 
 
 def _tallest(means: np.ndarray, levels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """int64 [n]: the mean of the component with the most mass around its peak (scales below 1/4 count as 1/4)."""
+    """int64 [n]: the mean of the component with the tallest peak; scales below 1/4 count as 1/4."""
     quarter = -2 * tables.LEVELS_PER_OCTAVE - tables.MIN_LEVEL
     heights = weights * tables.rates().take(np.maximum(levels, quarter), mode="clip")
     mean, height = means[0], heights[0]

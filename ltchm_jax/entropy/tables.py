@@ -1,7 +1,7 @@
 """Integer tables: the contract between the two sides of a stream.
 
-Every number here comes out of exact integer arithmetic or of `decimal`, whose exp and ln are correctly rounded, so
-the tables are the same on every machine, and `tables_digest` names them. Three kinds:
+Every number here comes out of exact integer arithmetic or of `decimal`, whose exp and ln are correctly
+rounded. So the tables are the same on every machine, and `tables_digest` names them. Three kinds:
 
 * survival tables Q(t) = P(X > t) of the standard Gaussian and Laplace densities, at steps of 1/64;
 * scale levels: for each log-spaced scale, how many table steps one grid unit spans, and a mean distance;
@@ -109,7 +109,7 @@ def rates() -> np.ndarray:
 
 @functools.cache
 def bernoulli_probabilities() -> np.ndarray:
-    """int32 [B]: P(bit = 1) in units of 2^-16 of every Bernoulli table, rising, symmetric, about even in logit."""
+    """int32 [B]: P(bit = 1) of every Bernoulli table, in units of 2^-16; rising, symmetric, even in logit."""
     one = 1 << PROBABILITY_BITS
     lower = [1]
     while lower[-1] < one // 2:

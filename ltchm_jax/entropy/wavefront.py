@@ -6,13 +6,14 @@ The context of a position is a 5x5 causal window (12 taps: two rows above, two c
     o o o o o
     o o x
 
-so all positions with equal t = column + 3 row depend only on smaller t and can be processed at once: a latent of
-H x W takes W + 3 (H - 1) steps instead of H W. The encoder knows all of y and evaluates many steps in one pass; the
-decoder evaluates one step at a time. Both go through `grid_values_at`, and snapping hides what is left of their
-differences, so they agree.
+so all positions with equal t = column + 3 row depend only on smaller t and can be processed at once: a latent
+of H x W takes W + 3 (H - 1) steps instead of H W. The encoder knows all of y and evaluates many steps in
+one pass. The decoder evaluates one step at a time. Both go through `grid_values_at`, and snapping hides
+the noise in which they differ, so they agree.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,17 +32,18 @@ Parameters = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array, j
 
 def float64() -> contextlib.AbstractContextManager:
     """A context in which JAX computes in float64. To be held while tracing and while calling."""
-    enable = getattr(jax, "enable_x64", None)
-    if enable is None:  # before JAX 0.8
-        from jax.experimental import enable_x64 as enable
-    return enable(True)
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # older JAX
+
+    return enable_x64(True)
 
 
 def scan_order(height: int, width: int, context: bool) -> list[np.ndarray]:
     """The positions of an H x W latent, step by step.
 
     Args:
-      context: whether positions depend on others; if not, a step is a run of up to 256 positions in raster order.
+      context: whether positions depend on others; if not, a step is a run of 256 positions in raster order.
 
     Returns:
       For each step an int32 [P, 2] of (row, column), P >= 1. Together they hold every position once.
@@ -58,7 +60,8 @@ def scan_order(height: int, width: int, context: bool) -> list[np.ndarray]:
 
 def chunks(steps: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """Groups consecutive steps so that a group has at most `chunk_size(steps)` positions."""
-    size, group, count = chunk_size(steps), [], 0
+    size, count = chunk_size(steps), 0
+    group: list[np.ndarray] = []
     for step in steps:
         if count + len(step) > size:
             yield group
@@ -69,13 +72,13 @@ def chunks(steps: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
 
 
 def chunk_size(steps: list[np.ndarray]) -> int:
-    """Positions of a padded group of steps: a power of two for small latents, so that few shapes are compiled."""
+    """Positions of a padded group of steps: a power of two if small, so that few shapes are compiled."""
     total, largest = sum(map(len, steps)), max(map(len, steps))
     return max(largest, min(CHUNK, 1 << (total - 1).bit_length()))
 
 
 def step_size(steps: list[np.ndarray]) -> int:
-    """Positions of a padded step: a multiple of 8, because matrix products with 8 rows are faster than with 6."""
+    """Positions of a padded step: a multiple of 8, as matrix products with 8 rows are faster than with 6."""
     return -(-max(map(len, steps)) // 8) * 8
 
 
@@ -109,23 +112,63 @@ def grid_values_at(
     return grid_values(*mixtures_at(parameters, variables, latent, psi, positions))
 
 
+def grid_values_in_turn(
+    parameters: Parameters,
+    variables: Any,
+    latent: jax.Array,
+    psi: jax.Array,
+    positions: jax.Array,
+    count: jax.Array,
+) -> jax.Array:
+    """`grid_values_at` the first `count` of the positions, one after the other; the rest is zero.
+
+    On a CPU a few matrix-vector products, which read the weights where they lie, take half the time of one
+    matrix product with as few rows, which copies them first.
+    """
+
+    def at(i: jax.Array) -> jax.Array:
+        one = jax.lax.dynamic_slice_in_dim(positions, i, 1)
+        return grid_values_at(parameters, variables, latent, psi, one)
+
+    like = jax.eval_shape(at, count)
+    out = jnp.zeros((like.shape[0], len(positions), like.shape[2]), like.dtype)
+    return jax.lax.fori_loop(
+        0, count, lambda i, out: jax.lax.dynamic_update_slice_in_dim(out, at(i), i, 1), out
+    )
+
+
 def decoder_step(
     parameters: Parameters,
+    in_turn: bool,
     variables: Any,
     latent: jax.Array,
     psi: jax.Array,
     known: jax.Array,
     symbols: jax.Array,
     positions: jax.Array,
+    count: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes the symbols of the last step into the padded latent, and evaluates the next step.
 
     Args:
+      in_turn: evaluate one position after the other.
       known: int32 [P, 2], where the symbols belong; rows beyond the latent are dropped.
       symbols: int32 [P, M].
+      positions, count: int32 [P, 2] and how many of them are meant.
 
     Returns:
-      The latent (its buffer is reused) and `grid_values_at` the positions of the next step.
+      The latent (its buffer is reused) and the float64 [3K - 1, P, M] grid values of the next step.
     """
     latent = latent.at[known[:, 0] + 2, known[:, 1] + 2].set(symbols.astype(latent.dtype), mode="drop")
+    if in_turn:
+        return latent, grid_values_in_turn(parameters, variables, latent, psi, positions, count)
     return latent, grid_values_at(parameters, variables, latent, psi, positions)
+
+
+def compiled_decoder_step(parameters: Parameters, size: int) -> Callable:
+    """`decoder_step` for steps of `size` positions, compiled to run on the default device."""
+    on_cpu = jax.default_backend() == "cpu"
+    # Steps are too small to share among threads.
+    options = {"xla_cpu_multi_thread_eigen": False} if on_cpu else None
+    step = functools.partial(decoder_step, parameters, on_cpu and size <= 8)
+    return jax.jit(step, donate_argnums=1, compiler_options=options)
