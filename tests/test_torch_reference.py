@@ -13,7 +13,7 @@ from torch_reference import TorchLTCHM, unused_keys  # noqa: E402
 
 torch.set_num_threads(1)
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
-# The stored norm of this one gradient is 27.6; autograd in float32 and float64 and finite differences say 0.0025.
+# The stored norm of this one gradient is 27.6; autograd in both precisions and finite differences say 0.0025.
 FAULTY_NORM = "priorDecoder.conv2.weight"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files are not here")
 
@@ -30,7 +30,7 @@ def section(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 def images(pixels: np.ndarray) -> torch.Tensor:
     planes = torch.from_numpy(pixels.reshape(-1, *pixels.shape[-3:])).movedim(-1, 1)
-    return planes.contiguous() / 255.0  # in channels-last order torch 2.13 crashes in the backward pass on CPU
+    return planes.contiguous() / 255.0  # torch 2.13 crashes on CPU in the backward pass of channels-last
 
 
 def relative(got: torch.Tensor, want: np.ndarray) -> float:

@@ -1,0 +1,28 @@
+"""Which of the printed complexity numbers come out, and what comes out where they do not."""
+
+import pytest
+
+from ltchm_jax.paper_tables import PaperValue, paper_text, paper_values
+
+
+@pytest.fixture(scope="module")
+def values() -> list[PaperValue]:
+    return paper_values()
+
+
+def test_all_but_one_of_the_printed_numbers_come_out(values):
+    assert len(values) == 17
+    assert [(v.table, v.row, round(v.published, 3)) for v in values if not v.reproduced] == [
+        (4, "+HPHAM without GCA", 11.346)  # printed: 11.24
+    ]
+
+
+def test_the_attention_fragment_is_what_was_printed_for_wam(values):
+    wam = [v for v in values if v.row == "WAM"]
+    assert [round(v.published, 3) for v in wam] == [19.528, 0.148]
+
+
+def test_a_number_that_does_not_come_out_is_marked(values):
+    text = paper_text(values).splitlines()
+    assert len(text) == 18
+    assert [line.split()[1] for line in text if "not reproduced" in line] == ["+HPHAM"]
