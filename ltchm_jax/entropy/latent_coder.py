@@ -1,6 +1,7 @@
 """Latents to bytes and back: z through the factorised prior, then y through its mixtures, in one stream."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax.entropy import range_coder, wavefront
+from ltchm_jax.entropy.boundaries import GuardList, Guards, Shape, entries, find_guards
 from ltchm_jax.entropy.decisions import Decide, MixtureModel, PmfModel, Question, walk
 from ltchm_jax.entropy.distributions import mixture_bits
-from ltchm_jax.entropy.guards import GuardList, entries, find_guards
 from ltchm_jax.entropy.range_coder import RangeCoderError
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT, Mixtures, snap
 from ltchm_jax.entropy.tables import PmfTables
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,16 +25,15 @@ class CodedLatents:
 
     Attributes:
       payload: what the range coder wrote.
-      guards: int64 [g], rising, see `guards.entries`; nearly always empty.
+      guards: what `boundaries.entries` describes, for all of y, rising; nearly always empty.
     """
 
     payload: bytes
-    guards: np.ndarray
+    guards: Guards
 
 
 class LatentCoder:
-    """Codes pairs of integer latents with one model. Its functions are compiled once for every latent
-    size."""
+    """Codes pairs of integer latents with one model; compiles its functions once for every latent size."""
 
     def __init__(
         self,
@@ -77,11 +75,11 @@ class LatentCoder:
         walk(PmfModel(self._z_tables, _channels(z.shape)), recorder)
         encoder.encode(*recorder.in_order())
         guards = [self._encode_steps(encoder, y, *group) for group in self._passes(self._values, y, psi)]
-        return CodedLatents(encoder.finish(), np.sort(np.concatenate(guards)))
+        return CodedLatents(encoder.finish(), tuple(sorted(itertools.chain(*guards))))
 
     def _encode_steps(
         self, encoder: range_coder.Encoder, y: np.ndarray, steps: list[np.ndarray], values: jax.Array
-    ) -> np.ndarray:
+    ) -> Guards:
         """Codes the symbols of some steps; returns their guards."""
         positions = np.concatenate(steps)
         flat_values = np.asarray(values)[:, : len(positions)].reshape(len(values), -1)
@@ -92,7 +90,7 @@ class LatentCoder:
         recorder = _Recorder(symbols, step_of)
         walk(MixtureModel(mixtures), recorder)
         encoder.encode(*recorder.in_order())
-        return entries(listed, sides, len(flat_values), positions, y.shape)
+        return entries(listed, sides, len(flat_values), positions, (y.shape[0], y.shape[1], y.shape[2]))
 
     def _passes(
         self, function: Callable, y: np.ndarray, psi: jax.Array
@@ -112,8 +110,8 @@ class LatentCoder:
         yield from waiting
 
     def ideal_bits(self, y: np.ndarray, psi: jax.Array) -> float:
-        """-sum log2 p(y) under the float model, before any snapping. y: int [H, W, M], psi: float64 [H, W,
-        F].""" total = 0.0
+        """-sum log2 p(y) of the float model, before any snapping; y int [H, W, M], psi float64 [H, W, F]."""
+        total = 0.0
         for group, bits in self._passes(self._bits, y, psi):
             total += float(np.asarray(bits)[: sum(map(len, group))].sum())
         return total
@@ -147,7 +145,7 @@ class LatentCoder:
         decoder.finish()
         return z, y
 
-    def _decode_y(self, decide: Decide, shape: Shape, psi: jax.Array, guards: np.ndarray) -> np.ndarray:
+    def _decode_y(self, decide: Decide, shape: Shape, psi: jax.Array, guards: Guards) -> np.ndarray:
         steps = wavefront.scan_order(shape[0], shape[1], self._context)
         size = wavefront.step_size(steps)
         evaluate, guard_list = self._step(size), GuardList(guards, steps, shape)
@@ -163,7 +161,6 @@ class LatentCoder:
                     snap(values, *guard_list.of_step(i, len(values))), self._kind
                 )
                 decoded = _checked("y", walk(MixtureModel(mixtures), decide)).reshape(n, -1)
-                known, symbols = known.copy(), symbols.copy()  # the device may still read the old ones
                 known[:n], known[n:], symbols[:n] = step, shape[0], decoded
                 y[step[:, 0], step[:, 1]] = decoded
         return y

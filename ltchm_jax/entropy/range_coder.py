@@ -7,6 +7,7 @@ are serial, and the GPU is JAX's.
 import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,9 @@ class RangeCoderError(ValueError):
 @functools.cache
 def _backend() -> tuple[Any, Any, Any]:
     """(tensorflow, the module that holds the operations, the lookup tensor)."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        import tensorflow as tf
-
+        with _quiet():
+            import tensorflow as tf
         _make_small(tf)
         try:
             import tensorflow_compression_ops as ops
@@ -36,6 +36,20 @@ def _backend() -> tuple[Any, Any, Any]:
             " pip install 'ltchm-jax[codec]'"
         ) from error
     return tf, ops, tf.constant(tables.range_coder_lookup())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TensorFlow's start-up messages, about GPUs it is not to use, off the terminal."""
+    before = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TF_CPP_MIN_LOG_LEVEL"]
+        else:
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = before
 
 
 def _make_small(tf: Any) -> None:

@@ -1,7 +1,7 @@
 """From float64 mixture parameters to integers, so that noise in the last bits cannot change a stream.
 
 Each value is rounded on its own, to a grid so coarse that float64 noise (about 1e-12 grid units)
-practically never matters. `guards` deals with the values for which it might.
+practically never matters. `boundaries` deals with the values for which it might.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def snap(values: np.ndarray, positions: np.ndarray, sides: np.ndarray) -> np.nda
     """Rounds to the nearest integer, half up; a listed value goes to the listed side of its nearest boundary.
 
     Args:
-      values: float64 [...]; positions, sides: int64 [g] (flat positions), see `guards.find_guards`.
+      values: float64 [...]; positions, sides: int64 [g] (flat positions), see `boundaries.find_guards`.
 
     Returns:
       int64 [...].

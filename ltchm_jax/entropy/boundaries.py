@@ -1,5 +1,4 @@
-"""Guards: the parameter values so close to a rounding boundary that another device might round them
-otherwise.
+"""Guards: parameter values so close to a rounding boundary that another device might round them otherwise.
 
 The encoder lists them with the side it took, and the decoder takes that side. Inside one step of the scan
 a value is known by its position in an array; in a stream by an index into the whole latent, in raster
@@ -17,6 +16,7 @@ DISTANCE = 2.0**-22
 RELATIVE_DISTANCE = 2.0**-36
 
 Shape = tuple[int, int, int]
+Guards = tuple[tuple[int, int], ...]  # (index of the value in the latent, side 0 or 1), indices rising
 
 
 def find_guards(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -45,19 +45,20 @@ def entries(
       shape: (H, W, M) of the latent.
 
     Returns:
-      int64 [g]: 2 * (((row * W + column) * M + channel) * count + value) + side.
+      (((row * W + column) * M + channel) * count + value, side) for each.
     """
     value, slot, channel = np.unravel_index(flat, (count, len(positions), shape[2]))
     pixel = positions[slot, 0].astype(np.int64) * shape[1] + positions[slot, 1]
-    return 2 * ((pixel * shape[2] + channel) * count + value) + sides
+    index = (pixel * shape[2] + channel) * count + value
+    return tuple(zip(index.tolist(), sides.tolist(), strict=True))
 
 
 class GuardList:
     """The guards of a stream, found again step by step."""
 
-    def __init__(self, guards: np.ndarray, steps: list[np.ndarray], shape: Shape) -> None:
-        """guards: int64 [g], see `entries`; steps: the scan order of a latent of this shape."""
-        self._index, self._sides = np.asarray(guards, np.int64) >> 1, np.asarray(guards, np.int64) & 1
+    def __init__(self, guards: Guards, steps: list[np.ndarray], shape: Shape) -> None:
+        """guards: see `entries`; steps: the scan order of a latent of this shape."""
+        self._index, self._sides = np.array(guards, np.int64).reshape(-1, 2).T
         self._steps, self._shape = steps, shape
         self._step_of, self._slot_of = np.zeros((2, *shape[:2]), np.int64)
         if len(self._index):
@@ -76,7 +77,8 @@ class GuardList:
         height, width, channels = self._shape
         limit = height * width * channels * count
         if self._index.min() < 0 or self._index.max() >= limit:
-            raise RangeCoderError(f"guards must be below {2 * limit} for this latent: the stream is corrupt")
+            highest = self._index.max()
+            raise RangeCoderError(f"guards of this latent must be in 0..{limit - 1}, got {highest}")
         pixel, channel, value = np.unravel_index(self._index, (height * width, channels, count))
         mine = self._step_of.ravel()[pixel] == i
         flat = (value * len(self._steps[i]) + self._slot_of.ravel()[pixel]) * channels + channel
