@@ -1,0 +1,105 @@
+"""What a model is: one frozen record, and the two presets it starts from."""
+
+import dataclasses
+from typing import Any
+
+ATTENTIONS = ("none", "dam", "sam", "wam", "swatten")
+HYPER_ATTENTIONS = ("none", "hpham", "hpham_without_gca")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """All choices that change the function computed, hashable so that it can be a static argument.
+
+    The defaults are the preset `paper`: Fig. 1, Tables 1-2 and the equations of Zhang et al. 2024.
+    """
+
+    variant: str = "paper"  # paper | released: how hyper-attention, hyper synthesis and initial values are built
+    width: int = 192  # C (N in the released code): channels of the transforms; a multiple of 64
+    latent_mult: int = 2  # channels of y over C
+    bands: int = 3  # channels of the image
+    attention: str = "dam"  # one of ATTENTIONS
+    attention_at_analysis: tuple[int, ...] = (2, 4, 8, 16)  # by the stride at which it stands
+    attention_at_synthesis: tuple[int, ...] = (16, 8, 4)
+    idconv_reduction: int = 2  # r of eq. 5
+    idconv_norm: str = "batch"  # batch | none
+    hyper_attention: str = "hpham"  # one of HYPER_ATTENTIONS
+    hyper_attention_at: tuple[int, ...] = (16, 32)
+    context: str = "masked"  # masked | none
+    parameter_width: int = 640
+    mixture: str = "gaussian"  # gaussian | laplace
+    components: int = 3
+    scale_min: float = 0.11
+    prior_filters: tuple[int, ...] = (3, 3, 3)  # hidden widths of the factorised prior of z
+    lmbdas: tuple[float, ...] = ()  # rates of a variable-rate model, lowest first; empty: one rate, no gain units
+
+    def __post_init__(self) -> None:
+        _check("variant", self.variant, ("paper", "released"))
+        _check("attention", self.attention, ATTENTIONS)
+        _check("hyper_attention", self.hyper_attention, HYPER_ATTENTIONS)
+        _check("context", self.context, ("masked", "none"))
+        _check("mixture", self.mixture, ("gaussian", "laplace"))
+        _check("idconv_norm", self.idconv_norm, ("batch", "none"))
+        _check("latent_mult", self.latent_mult, (1, 2))
+        for name, least in (("width", 32), ("bands", 1), ("components", 1), ("parameter_width", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        if self.width % 32:
+            raise ValueError(f"`width` must be a multiple of 32 (the attention head), got {self.width}.")
+
+    @property
+    def latent_channels(self) -> int:
+        """M: channels of y."""
+        return self.latent_mult * self.width
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values (tuples as lists), for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+          ValueError: an unknown field, or a value out of its rule.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise ValueError(f"A model has no field {', '.join(unknown)}; the fields are {', '.join(sorted(fields))}.")
+        return cls(**{k: _typed(k, v, fields[k].default) for k, v in values.items()})
+
+
+def _check(name: str, value: Any, legal: tuple[Any, ...]) -> None:
+    if value not in legal:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, legal))}, got {value!r}.")
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """Checks a value of a configuration file against the type of the default."""
+    if isinstance(default, tuple):
+        kind = float if name == "lmbdas" else int
+        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+            return tuple(kind(v) for v in value)
+    elif isinstance(default, float) and isinstance(value, (int, float)):
+        return float(value)
+    elif type(value) is type(default):
+        return value
+    raise ValueError(f"`{name}` must be like {default!r}, got {value!r}.")
+
+
+PRESETS = {
+    "paper": ModelConfig(),
+    "released": ModelConfig(
+        variant="released",
+        width=128,
+        latent_mult=1,
+        attention_at_analysis=(4, 16),
+        attention_at_synthesis=(16, 4),
+        idconv_reduction=4,
+        hyper_attention_at=(32,),
+        mixture="laplace",
+        scale_min=1e-4,
+        prior_filters=(1, 1, 1),
+    ),
+}

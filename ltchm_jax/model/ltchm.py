@@ -1,0 +1,134 @@
+"""LTCHM: the whole model (Zhang et al. 2024, Fig. 1).
+
+    x --g_a--> y --h_a--> z          x      image [B, H, W, bands], 0..1
+               |          |          y      latent [B, H/16, W/16, M]
+             round      round        z      hyper-latent [B, H/64, W/64, C]
+               |          |          psi    hyper-decoder output [B, H/16, W/16, 2C]
+    x_hat <--g_s-- y_hat  z_hat
+               |          |
+               +--context-+--h_s--> psi --> mixture of y_hat
+
+In a variable-rate model y and z are multiplied by gains before rounding and by inverse gains after it; the context
+and the mixtures live on the rounded integers.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ltchm_jax.model.config import ModelConfig
+from ltchm_jax.model.layers import Array
+from ltchm_jax.model.priors import EntropyParameters, FactorisedPrior, GainUnit, Mixture, causal_taps
+from ltchm_jax.model.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
+
+STRIDE = 64  # sides of an image as the transforms see it are multiples of this
+
+
+class Output(NamedTuple):
+    """What one pass gives: everything that a loss or a check needs."""
+
+    x_hat: Array  # [B, H, W, bands], not clipped
+    y: Array  # [B, H/16, W/16, M] before quantisation
+    z: Array  # [B, H/64, W/64, C] before quantisation
+    y_hat: Array
+    z_hat: Array
+    mixture: Mixture  # of y_hat, each [B, H/16, W/16, M, K]
+    z_logits: tuple[Array, Array]  # of the cumulative of z at z_hat -1/2 and +1/2
+
+
+def padded_size(size: int) -> int:
+    """The next multiple of 64."""
+    return -(-size // STRIDE) * STRIDE
+
+
+def pad_image(x: Array) -> Array:
+    """Repeats the last row and column of x [B, H, W, bands] up to multiples of 64."""
+    bottom, right = (padded_size(n) - n for n in x.shape[1:3])
+    return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+
+
+class LTCHM(nn.Module):
+    """The model as pure functions: `apply(variables, x)` for a pass, the methods below for its parts.
+
+    `axis_name` is the pmap axis over which batch statistics are shared.
+    """
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        config = self.config
+        self.g_a = Analysis(config, self.axis_name)
+        self.g_s = Synthesis(config, self.axis_name)
+        self.h_a = HyperAnalysis(config)
+        self.h_s = HyperSynthesis(config)
+        self.prior_z = FactorisedPrior(config.prior_filters, config.variant)
+        self.prior_y = EntropyParameters(config)
+        if config.lmbdas:
+            # The best step of a uniform quantiser goes as 1/sqrt(lmbda): start there, around the geometric mean.
+            logs = [math.log(lmbda) / 2 for lmbda in config.lmbdas]
+            start = tuple(log - sum(logs) / len(logs) for log in logs)
+            self.gain_y = GainUnit(start, config.latent_channels)
+            self.gain_z = GainUnit((0.0,) * len(logs), config.width)
+
+    def __call__(
+        self,
+        x: Array,
+        quality: Array | None = None,
+        noise: tuple[Array, Array] | None = None,
+        train: bool = False,
+    ) -> Output:
+        """Runs everything.
+
+        Args:
+          x: image [B, H, W, bands] in 0..1, any H and W (padded inside, cropped on the way out).
+          quality: [B] in 0..L-1, for a variable-rate model of L rates; else None.
+          noise: uniform on -1/2..1/2 in the shapes of y and z, added in place of rounding; None rounds.
+          train: batch statistics of this batch rather than the running ones.
+        """
+        height, width = x.shape[1:3]
+        y, z = self.analyse(pad_image(x), quality, train)
+        y_hat, z_hat = (jnp.round(y), jnp.round(z)) if noise is None else (y + noise[0], z + noise[1])
+        mixture = self.entropy_parameters(causal_taps(y_hat), self.hyper_synthesise(z_hat, quality))
+        x_hat = self.synthesise(y_hat, quality, train)[:, :height, :width]
+        z_logits = self.prior_z(z_hat - 0.5), self.prior_z(z_hat + 0.5)
+        return Output(x_hat, y, z, y_hat, z_hat, mixture, z_logits)
+
+    def analyse(self, x: Array, quality: Array | None = None, train: bool = False) -> tuple[Array, Array]:
+        """x [B, H, W, bands], sides multiples of 64 -> y [B, H/16, W/16, M] and z [B, H/64, W/64, C]."""
+        y = self.g_a(x, train)
+        if self.config.lmbdas:
+            y = y * self.gain_y(quality, False, y.dtype)
+        z = self.h_a(y)
+        return y, z * self.gain_z(quality, False, z.dtype) if self.config.lmbdas else z
+
+    def synthesise(self, y_hat: Array, quality: Array | None = None, train: bool = False) -> Array:
+        """y_hat [B, H/16, W/16, M] -> x_hat [B, H, W, bands], not clipped."""
+        if self.config.lmbdas:
+            y_hat = y_hat * self.gain_y(quality, True, y_hat.dtype)
+        return self.g_s(y_hat, train)
+
+    def hyper_synthesise(self, z_hat: Array, quality: Array | None = None) -> Array:
+        """z_hat [B, H/64, W/64, C] -> psi [B, H/16, W/16, 2C]."""
+        if self.config.lmbdas:
+            z_hat = z_hat * self.gain_z(quality, True, z_hat.dtype)
+        return self.h_s(z_hat)
+
+    def entropy_parameters(self, taps: Array, psi: Array) -> Mixture:
+        """taps [..., 12, M] of integers and psi [..., 2C] -> mixtures [..., M, K] of the integer there."""
+        return self.prior_y(taps, psi)
+
+    def z_cumulative_logits(self, z: Array) -> Array:
+        """z [..., C] -> logits of P(Z < z)."""
+        return self.prior_z(z)
+
+
+def init_variables(config: ModelConfig, key: Array) -> dict:
+    """Fresh variables {'params': ..., 'batch_stats': ...} of a model, float32; no pass is computed."""
+    model = LTCHM(config)
+    x = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, config.bands), jnp.float32)
+    quality = jax.ShapeDtypeStruct((1,), jnp.float32) if config.lmbdas else None
+    return model.lazy_init(key, x, quality)

@@ -1,0 +1,106 @@
+"""Analysis, synthesis and their hyper pair (paper Fig. 1, Tables 1-2). NHWC, any dtype (see `layers`).
+
+Sides of an image are multiples of 64 here: y lies at 1/16, z at 1/64. C is `config.width`, M = C * latent_mult.
+"""
+
+import flax.linen as nn
+
+from ltchm_jax.model.attention import SAM, WAM, SWAtten
+from ltchm_jax.model.config import ModelConfig
+from ltchm_jax.model.dam import DAM
+from ltchm_jax.model.hpham import HPHAM, ReleasedHPHAM
+from ltchm_jax.model.layers import Array, Conv, ConvTranspose, DownBlock, ResidualBlock, UpBlock, leaky_relu
+
+
+def attend(x: Array, config: ModelConfig, train: bool, axis_name: str | None, name: str) -> Array:
+    """The attention module that the configuration names, on x [B, H, W, D] of any width D."""
+    if config.attention == "none":
+        return x
+    if config.attention == "dam":
+        return DAM(config.idconv_reduction, config.idconv_norm, train, axis_name, name=name)(x)
+    return {"sam": SAM, "wam": WAM, "swatten": SWAtten}[config.attention](name=name)(x)
+
+
+def hyper_attend(x: Array, config: ModelConfig, name: str) -> Array:
+    """HPHAM in the form of the variant, on x [B, H, W, D]."""
+    if config.hyper_attention == "none":
+        return x
+    module = HPHAM if config.variant == "paper" else ReleasedHPHAM
+    return module(channel_attention=config.hyper_attention == "hpham", name=name)(x)
+
+
+class Analysis(nn.Module):
+    """g_a: x [B, H, W, bands] -> y [B, H/16, W/16, M]."""
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        config, places = self.config, self.config.attention_at_analysis
+        for stride in (2, 4, 8):
+            x = DownBlock(config.width, name=f"down{stride}")(x)
+            if stride in places:
+                x = attend(x, config, train, self.axis_name, f"attention{stride}")
+            x = ResidualBlock(config.width, name=f"residual{stride}")(x)
+        y = Conv(config.latent_channels, stride=2, use_bias=config.variant == "paper", name="down16")(x)
+        return attend(y, config, train, self.axis_name, "attention16") if 16 in places else y
+
+
+class Synthesis(nn.Module):
+    """g_s: y_hat [B, H/16, W/16, M] -> x_hat [B, H, W, bands], not clipped."""
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, y_hat: Array, train: bool = False) -> Array:
+        config, x = self.config, y_hat
+        for stride in (16, 8, 4):
+            if stride in config.attention_at_synthesis:
+                x = attend(x, config, train, self.axis_name, f"attention{stride}")
+            x = ResidualBlock(config.width, name=f"residual{stride}")(x)
+            x = UpBlock(config.width, name=f"up{stride}")(x)
+        x = ResidualBlock(config.width, name="residual2")(x)
+        return ConvTranspose(config.bands, name="up2")(x)
+
+
+class HyperAnalysis(nn.Module):
+    """h_a: y [B, H/16, W/16, M] -> z [B, H/64, W/64, C]."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, y: Array) -> Array:
+        config, width = self.config, self.config.width
+        x = hyper_attend(y, config, "hpham16") if 16 in config.hyper_attention_at else y
+        x = leaky_relu(Conv(width, name="conv1")(x))
+        x = leaky_relu(Conv(width, name="conv2")(x))
+        x = leaky_relu(Conv(2 * width, stride=2, name="conv3")(x))
+        x = hyper_attend(x, config, "hpham32") if 32 in config.hyper_attention_at else x
+        x = leaky_relu(Conv(width, name="conv4")(x))
+        return Conv(width, stride=2, name="conv5")(x)
+
+
+class HyperSynthesis(nn.Module):
+    """h_s: z_hat [B, H/64, W/64, C] -> psi [B, H/16, W/16, 2C].
+
+    The paper widens after the first up-sampling, the released code in it.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, z_hat: Array) -> Array:
+        config, width = self.config, self.config.width
+        if config.variant == "paper":
+            x = leaky_relu(ConvTranspose(width, name="conv1")(z_hat))
+            x = leaky_relu(Conv(2 * width, name="conv2")(x))
+        else:
+            x = leaky_relu(Conv(width, name="conv1")(z_hat))
+            x = leaky_relu(ConvTranspose(2 * width, name="conv2")(x))
+        x = hyper_attend(x, config, "hpham32") if 32 in config.hyper_attention_at else x
+        x = leaky_relu(Conv(width * 3 // 2, name="conv3")(x))
+        x = leaky_relu(ConvTranspose(width * 3 // 2, name="conv4")(x))
+        psi = Conv(2 * width, name="conv5")(x)
+        return hyper_attend(psi, config, "hpham16") if 16 in config.hyper_attention_at else psi
