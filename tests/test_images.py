@@ -261,6 +261,7 @@ def test_cut_files_are_refused_in_one_line(kind):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
 def test_damaged_files_give_a_picture_or_an_image_error(kind):
     random = np.random.default_rng(3)
