@@ -36,7 +36,7 @@ def find_guards(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def entries(
     flat: np.ndarray, sides: np.ndarray, count: int, positions: np.ndarray, shape: Shape
-) -> np.ndarray:
+) -> Guards:
     """Guards as a stream holds them.
 
     Args:

@@ -1,0 +1,89 @@
+"""The scan order and its passes: causal, complete, and the same however positions are grouped."""
+
+import functools
+
+import entropy_model
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltchm_jax.entropy import wavefront
+
+SHAPES = [(1, 1), (1, 9), (6, 1), (4, 4), (5, 17), (16, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("context", [True, False])
+def test_every_position_comes_once(shape, context):
+    positions = np.concatenate(wavefront.scan_order(*shape, context))
+    assert positions.dtype == np.int32
+    assert len({tuple(p) for p in positions.tolist()}) == len(positions) == shape[0] * shape[1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_needs_earlier_steps_only_and_there_are_few(shape):
+    steps = wavefront.scan_order(*shape, context=True)
+    step_of = np.full((shape[0] + 2, shape[1] + 4), -1)
+    for i, step in enumerate(steps):
+        step_of[step[:, 0] + 2, step[:, 1] + 2] = i
+    for i, step in enumerate(steps):
+        for row, column in step + 2:
+            assert (step_of[row + wavefront.TAPS[:, 0], column + wavefront.TAPS[:, 1]] < i).all()
+    assert len(steps) <= shape[1] + 3 * (shape[0] - 1)
+
+
+def test_taps_are_the_causal_half_of_a_5x5_window():
+    assert len(wavefront.TAPS) == 12
+    np.testing.assert_array_equal(wavefront.TAPS[-2:], [[0, -2], [0, -1]])
+    np.testing.assert_array_equal(
+        np.unique(wavefront.TAPS[:10], axis=0), [(r, c) for r in (-2, -1) for c in range(-2, 3)]
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_groups_keep_the_order_and_their_bound(shape):
+    steps = wavefront.scan_order(*shape, context=True)
+    size = wavefront.chunk_size(steps)
+    groups = list(wavefront.chunks(steps))
+    assert all(0 < sum(map(len, group)) <= size for group in groups)
+    np.testing.assert_array_equal(
+        np.concatenate([step for group in groups for step in group]), np.concatenate(steps)
+    )
+
+
+def test_passes_in_turn_and_at_once_agree_with_a_direct_evaluation():
+    height, width, channels = 5, 6, 4
+    rng = np.random.default_rng(0)
+    v = entropy_model.variables(1, channels, 3, log_scale=0.0)
+    y, psi = rng.integers(-3, 4, (height, width, channels)), rng.normal(size=(height, width, 3))
+    with wavefront.float64():
+        latent, psi = jnp.asarray(wavefront.padded_latent(y)), jnp.asarray(psi)
+        at = jnp.asarray(np.concatenate(wavefront.scan_order(height, width, context=True)))
+        at_once = jax.jit(functools.partial(wavefront.grid_values_at, entropy_model.parameters))
+        in_turn = jax.jit(functools.partial(wavefront.grid_values_in_turn, entropy_model.parameters))
+        together = np.asarray(at_once(v, latent, psi, at))
+        serial = np.asarray(in_turn(v, latent, psi, at, 20))
+        np.testing.assert_allclose(serial[:, :20], together[:, :20], rtol=1e-11, atol=1e-9)
+        assert not serial[:, 20:].any()
+        # Directly: the taps of one position picked by hand.
+        row, column = 3, 2
+        slot = int(np.flatnonzero((np.asarray(at) == (row, column)).all(1))[0])
+        window = wavefront.padded_latent(y)[row : row + 3, column : column + 5].reshape(15, channels)
+        taps = jnp.asarray(window[None, :12])
+        means, _, _ = entropy_model.parameters(v, taps, psi[row, column][None])
+        np.testing.assert_allclose(together[:3, slot], np.asarray(means)[0].T * 1024, rtol=1e-11, atol=1e-9)
+
+
+def test_the_decoder_step_writes_what_is_known_and_drops_the_padding():
+    v = entropy_model.variables(1, 2, 3, log_scale=0.0)
+    step = functools.partial(wavefront.decoder_step, entropy_model.parameters, False)
+    with wavefront.float64():
+        latent, psi = jnp.zeros((6, 9, 2)), jnp.zeros((4, 5, 3))
+        known = np.array([[1, 0], [0, 3], [4, 4]], np.int32)
+        symbols = np.array([[1, 2], [3, 4], [5, 6]], np.int32)
+        latent, values = step(v, latent, psi, known, symbols, np.zeros((3, 2), np.int32), 3)
+    want = np.zeros((4, 5, 2))
+    want[1, 0], want[0, 3] = (1, 2), (3, 4)
+    np.testing.assert_array_equal(latent, wavefront.padded_latent(want))
+    assert values.shape == (8, 3, 2)
