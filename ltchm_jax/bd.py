@@ -2,7 +2,7 @@
 
 Interpolation is piecewise cubic Hermite ('pchip'), which goes through every point and does not overshoot,
 over log10 of the rate; curves may have different numbers of points. The integral runs over the part both
-curves cover, which is returned with the result: a figure from a thin overlap says little.
+curves cover, which is returned with the result: a figure from a small part of a curve says little.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import bjontegaard
 import numpy as np
 
 METHOD = "pchip"
-SMALLEST_OVERLAP = 0.1
+SMALLEST_OVERLAP = 0.5
 
 
 class CurveError(ValueError):
@@ -64,7 +64,7 @@ class Delta:
     Attributes:
         value: BD-rate in per cent (negative saves bits) or BD-PSNR in dB (positive is better).
         low, high: the interval of the integral: dB for BD-rate, bpp for BD-PSNR.
-        overlap: its length over the length both curves span together (the rate on a log scale), 0..1.
+        overlap: its length over that of the test curve (the rate on a log scale), 0..1.
     """
 
     value: float
@@ -77,7 +77,7 @@ def bd_rate(anchor: Curve, test: Curve) -> Delta:
     """Mean rate difference of `test` against `anchor` at equal quality, in per cent.
 
     Raises:
-        CurveError: the curves share less than a tenth of the quality they span.
+        CurveError: the anchor covers less than half of the quality that `test` spans.
     """
     low, high, overlap = _overlap(anchor.quality, test.quality, "quality")
     value = bjontegaard.bd_rate(
@@ -90,7 +90,7 @@ def bd_psnr(anchor: Curve, test: Curve) -> Delta:
     """Mean quality difference of `test` against `anchor` at equal rate, in dB.
 
     Raises:
-        CurveError: the curves share less than a tenth of the rates they span, on a log scale.
+        CurveError: the anchor covers less than half of the rates that `test` spans, on a log scale.
     """
     logs = [np.log10(np.asarray(points.rates)).tolist() for points in (anchor, test)]
     low, high, overlap = _overlap(logs[0], logs[1], "log rate")
@@ -100,13 +100,13 @@ def bd_psnr(anchor: Curve, test: Curve) -> Delta:
     return Delta(float(value), 10**low, 10**high, overlap)
 
 
-def _overlap(first: Sequence[float], second: Sequence[float], what: str) -> tuple[float, float, float]:
-    low, high = max(min(first), min(second)), min(max(first), max(second))
-    share = (high - low) / (max(*first, *second) - min(*first, *second))
+def _overlap(anchor: Sequence[float], test: Sequence[float], what: str) -> tuple[float, float, float]:
+    low, high = max(min(anchor), min(test)), min(max(anchor), max(test))
+    share = max(high - low, 0.0) / (max(test) - min(test))
     if share < SMALLEST_OVERLAP:
         raise CurveError(
-            f"curves must share at least {SMALLEST_OVERLAP:.0%} of the {what} they span, got "
-            f"{min(first):.3f}..{max(first):.3f} and {min(second):.3f}..{max(second):.3f}; "
+            f"the anchor must cover at least {SMALLEST_OVERLAP:.0%} of the curve's {what}, got "
+            f"{min(anchor):.3f}..{max(anchor):.3f} for {min(test):.3f}..{max(test):.3f}; "
             "evaluate settings that meet"
         )
     return low, high, share

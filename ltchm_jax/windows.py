@@ -16,13 +16,10 @@ Taps = tuple[float, ...]
 
 
 def _canvas_side(side: int) -> int:
-    """The smallest of 48, 64, 96, 128, 192, 256, 384, ... that is not below `side`."""
-    power = 32
-    while True:
-        for candidate in (power, power * 3 // 2):
-            if candidate >= max(side, 48):
-                return candidate
-        power *= 2
+    """The smallest of 48, 56, 64, 80, 96, 112, 128, 160, ... (four an octave) that is not below `side`."""
+    side = max(side, 48)
+    step = 2 ** ((side - 1).bit_length() - 3)
+    return -(-side // step) * step
 
 
 def canvas(original: np.ndarray, output: np.ndarray) -> np.ndarray:

@@ -1,0 +1,69 @@
+"""Compares models and conventional codecs on folders of pictures, by the bytes of real files.
+
+    python eval.py --model MODEL --folder PICTURES --out RESULTS
+    python eval.py --model curve=low --model curve=mid --model curve=high --folder PICTURES --out RESULTS
+
+The second line draws three single-rate models as one curve. Without --model the conventional codecs alone are
+compared. A run that was stopped goes on where it was when it is started again with the same --out.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ltchm_jax.baselines import BASELINES, DEFAULTS
+from ltchm_jax.contenders import one_line
+from ltchm_jax.evaluation import LpipsFiles
+from ltchm_jax.evaluation_run import Options, run
+
+
+def parse(arguments: list[str]) -> Options:
+    """Options of a command line; ends the process with status 2 where it is wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--model", action="append", default=[], metavar="[CURVE=]MODEL", help="model file or name; repeatable"
+    )
+    add("--folder", action="append", required=True, help="folder of pictures, a data set; repeatable")
+    add("--out", type=Path, required=True, help="folder for the results")
+    add("--codecs", nargs="*", default=list(DEFAULTS), choices=[*BASELINES, []], metavar="CODEC",
+        help=f"conventional codecs, of {', '.join(BASELINES)}; default {' '.join(DEFAULTS)}")  # fmt: skip
+    add("--grid", choices=("wide", "paper"), default="wide", help="settings of the conventional codecs")
+    add("--qualities", type=float, nargs="+", default=[], help="settings of variable-rate models")
+    add("--workers", type=int, default=1, help="processes for the conventional codecs; above 1 spoils timing")
+    add("--examples", type=int, default=3, help="number of pictures to show")
+    add("--crop-bpp", type=float, help="rate at which they are shown")
+    add("--lpips-net", choices=("alex", "vgg"), default="alex", help="backbone of LPIPS")
+    add("--lpips-weights", nargs="+", help="safetensors or npz files with backbone and linear layers")
+    given = parser.parse_args(arguments)
+    return Options(
+        folders=tuple(given.folder),
+        out=given.out,
+        models=tuple(given.model),
+        codecs=tuple(given.codecs),
+        wide=given.grid == "wide",
+        qualities=tuple(given.qualities),
+        workers=given.workers,
+        examples=given.examples,
+        crop_bpp=given.crop_bpp,
+        lpips=LpipsFiles(given.lpips_net, tuple(given.lpips_weights)) if given.lpips_weights else None,
+        command=("python", "eval.py", *arguments),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs an evaluation; returns the exit status."""
+    options = parse(arguments)
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        print(f"eval: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(f"Results are in {options.out}/report.html, tables.md, summary.json and rows.csv")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

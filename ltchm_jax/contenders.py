@@ -1,0 +1,149 @@
+"""What an evaluation compares: conventional codecs and models behind one face, pixels -> bytes -> pixels."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ltchm_jax import baselines
+
+
+class Codec(Protocol):
+    """What is asked of a model: the part of `ltchm_jax.codec.Codec` used here."""
+
+    name: str
+    qualities: tuple[float, ...]
+
+    def compress(self, array: np.ndarray, quality: float | None = None) -> bytes:
+        """uint8 [H, W, 3] to the bytes of a file."""
+
+    def decompress(self, data: bytes) -> np.ndarray:
+        """Those bytes to uint8 [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One codec with the settings to measure.
+
+    Attributes:
+        curve: the curve its points belong to; single-rate models may share one.
+        title: how the curve is called in tables and plots.
+        version: version of the library, or digest of the model.
+        settings: names of the settings.
+        encode: uint8 [H, W, 3] and the name of a setting to the bytes of a file.
+        decode: those bytes to uint8 [H, W, 3].
+        is_model: whether it is a model, which runs on the accelerator and compiles for each new size.
+    """
+
+    curve: str
+    title: str
+    version: str
+    settings: tuple[str, ...]
+    encode: Callable[[np.ndarray, str], bytes]
+    decode: Callable[[bytes], np.ndarray]
+    is_model: bool
+
+
+def baseline(name: str, wide: bool) -> Contender:
+    """A conventional codec at the paper's settings, or on the wide grid that holds them.
+
+    Raises:
+        ValueError: there is none of that name.
+        MissingEncoder: it can't run on this machine.
+    """
+    found = baselines.find(name)
+    return Contender(
+        curve=name,
+        title=found.title,
+        version=found.tool.version(),
+        settings=tuple(f"{setting:g}" for setting in (found.wide if wide else found.settings)),
+        encode=lambda pixels, setting: found.encode(pixels, float(setting)),
+        decode=found.decode,
+        is_model=False,
+    )
+
+
+def model(spec: str, qualities: Sequence[float] = ()) -> Contender:
+    """A model named `MODEL` or `CURVE=MODEL`, MODEL being what `Codec.load` takes: a file or a known name.
+
+    A single-rate model is one point; those given the same CURVE form one curve.
+
+    Raises:
+        ValueError: the model can't be loaded, or `qualities` do not suit it.
+    """
+    from ltchm_jax.codec import Codec as Ltchm  # here, for it needs TensorFlow and the baselines do not
+
+    curve, _, source = spec.rpartition("=")
+    return of_codec(Ltchm.load(source), curve, _file_digest(source), qualities)
+
+
+def of_codec(codec: Codec, curve: str = "", version: str = "", qualities: Sequence[float] = ()) -> Contender:
+    """The contender of a loaded codec. `curve` and `version` default to its name.
+
+    Raises:
+        ValueError: `qualities` are given for a single-rate model.
+    """
+    if qualities and not codec.qualities:
+        raise ValueError(
+            f"--qualities is for variable-rate models, got {codec.name}, which has a single rate"
+        )
+    chosen = {f"{quality:g}": quality for quality in (qualities or codec.qualities)}
+    curve = curve or codec.name
+    return Contender(
+        curve=curve,
+        title=curve,
+        version=version or codec.name,
+        settings=tuple(chosen) or (codec.name,),
+        encode=lambda pixels, setting: codec.compress(pixels, chosen.get(setting)),
+        decode=codec.decompress,
+        is_model=True,
+    )
+
+
+def gather(
+    models: Sequence[str], codecs: Sequence[str], wide: bool, qualities: Sequence[float] = ()
+) -> tuple[list[Contender], dict[str, str]]:
+    """All contenders, models first, and why named codecs were skipped.
+
+    Raises:
+        ValueError: a name is unknown, nothing is left to compare, or two would write the same rows.
+    """
+    contenders = [model(spec, qualities) for spec in models]
+    skipped: dict[str, str] = {}
+    for name in dict.fromkeys(codecs):
+        try:
+            contenders.append(baseline(name, wide))
+        except baselines.MissingEncoder as error:
+            skipped[name] = str(error)
+    if not contenders:
+        reasons = "; ".join(skipped.values()) or "no --model and no --codecs"
+        raise ValueError(f"there must be a codec to evaluate, got none: {reasons}")
+    check_distinct(contenders)
+    return contenders, skipped
+
+
+def check_distinct(contenders: Sequence[Contender]) -> None:
+    """Refuses contenders whose rows could not be told apart (ValueError)."""
+    seen: set[tuple[str, str]] = set()
+    for contender in contenders:
+        for setting in contender.settings:
+            if (contender.curve, setting) in seen:
+                raise ValueError(
+                    f"each codec and setting may occur once, got {contender.curve} {setting} twice; "
+                    "tell models apart with --model CURVE=MODEL"
+                )
+            seen.add((contender.curve, setting))
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, its kind where it has none."""
+    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+
+
+def _file_digest(source: str) -> str:
+    path: Any = Path(source)
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}" if path.is_file() else ""
