@@ -10,10 +10,10 @@ import numpy as np
 
 from ltchm_jax.entropy.range_coder import RangeCoderError
 
-# Far above float64 noise (about 1e-12 grid units), far below what would fill the list: of two million
-# values about one lies this close to a boundary by chance.
-DISTANCE = 2.0**-22
-RELATIVE_DISTANCE = 2.0**-36
+# Far above float64 noise (about 1e-12 grid units), far below what would fill the list: of four million values
+# about one lies this close to a boundary by chance.
+DISTANCE = 2.0**-24
+RELATIVE_DISTANCE = 2.0**-37
 
 Shape = tuple[int, int, int]
 Guards = tuple[tuple[int, int], ...]  # (index of the value in the latent, side 0 or 1), indices rising
