@@ -10,6 +10,7 @@ compared. A run that was stopped goes on where it was when it is started again w
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from ltchm_jax.baselines import BASELINES, DEFAULTS
 from ltchm_jax.contenders import one_line
@@ -17,18 +18,24 @@ from ltchm_jax.evaluation import LpipsFiles
 from ltchm_jax.evaluation_run import Options, run
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with status 2."""
+        self.exit(2, f"eval: {message}\n")
+
+
 def parse(arguments: list[str]) -> Options:
     """Options of a command line; ends the process with status 2 where it is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
         "--model", action="append", default=[], metavar="[CURVE=]MODEL", help="model file or name; repeatable"
     )
     add("--folder", action="append", required=True, help="folder of pictures, a data set; repeatable")
     add("--out", type=Path, required=True, help="folder for the results")
-    add("--codecs", nargs="*", default=list(DEFAULTS), choices=[*BASELINES, []], metavar="CODEC",
+    add("--codecs", nargs="*", default=list(DEFAULTS), metavar="CODEC",
         help=f"conventional codecs, of {', '.join(BASELINES)}; default {' '.join(DEFAULTS)}")  # fmt: skip
     add("--grid", choices=("wide", "paper"), default="wide", help="settings of the conventional codecs")
     add("--qualities", type=float, nargs="+", default=[], help="settings of variable-rate models")

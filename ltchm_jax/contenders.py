@@ -73,7 +73,7 @@ def model(spec: str, qualities: Sequence[float] = ()) -> Contender:
     A single-rate model is one point; those given the same CURVE form one curve.
 
     Raises:
-        ValueError: the model can't be loaded, or `qualities` do not suit it.
+        ValueError: the model can't be loaded.
     """
     from ltchm_jax.codec import Codec as Ltchm  # here, for it needs TensorFlow and the baselines do not
 
@@ -84,14 +84,10 @@ def model(spec: str, qualities: Sequence[float] = ()) -> Contender:
 def of_codec(codec: Codec, curve: str = "", version: str = "", qualities: Sequence[float] = ()) -> Contender:
     """The contender of a loaded codec. `curve` and `version` default to its name.
 
-    Raises:
-        ValueError: `qualities` are given for a single-rate model.
+    `qualities` replace the codec's own; a single-rate codec, which has none, keeps its rate.
     """
-    if qualities and not codec.qualities:
-        raise ValueError(
-            f"--qualities is for variable-rate models, got {codec.name}, which has a single rate"
-        )
-    chosen = {f"{quality:g}": quality for quality in (qualities or codec.qualities)}
+    wanted = qualities or codec.qualities if codec.qualities else ()
+    chosen = {f"{quality:g}": quality for quality in wanted}
     curve = curve or codec.name
     return Contender(
         curve=curve,

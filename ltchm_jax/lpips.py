@@ -124,8 +124,8 @@ class Lpips:
 
     def _compute(self, weights: dict[str, jax.Array], batch: jax.Array, released: bool) -> jax.Array:
         unit = jnp.asarray(batch, jnp.float32) / 255.0
-        features = (unit if released else 2.0 * unit - 1.0) - jnp.asarray(_SHIFT)
-        features, total, layer = features / jnp.asarray(_SCALE), jnp.zeros(()), 0
+        features = (unit if released else 2.0 * unit - 1.0) - _per_channel(_SHIFT)
+        features, total, layer = features / _per_channel(_SCALE), jnp.zeros(()), 0
         for conv in BACKBONES[self.net]:
             features = _apply(conv, features, weights)
             if conv.tapped:
@@ -190,11 +190,17 @@ def _apply(conv: Conv, features: jax.Array, weights: dict[str, jax.Array]) -> ja
         dimension_numbers=("NHWC", "OIHW", "NHWC"),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return jax.nn.relu(features + weights[f"features.{conv.index}.bias"])
+    return jax.nn.relu(features + _per_channel(weights[f"features.{conv.index}.bias"]))
+
+
+def _per_channel(values: ArrayLike) -> jax.Array:
+    """[C] to [1, 1, 1, C], to go with [B, H, W, C]."""
+    return jnp.asarray(values, jnp.float32)[None, None, None, :]
 
 
 def _layer_distance(features: jax.Array, linear: jax.Array) -> jax.Array:
     """Weighted squared difference of unit-length features, averaged over positions: [2, H, W, C] -> []."""
     length = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
     first, second = features / (length + 1e-10)
-    return jnp.mean(jnp.sum(jnp.square(first - second) * linear[0, :, 0, 0], axis=-1))
+    weights = linear.reshape(1, 1, -1)
+    return jnp.mean(jnp.sum(jnp.square(first - second) * weights, axis=-1))

@@ -219,7 +219,7 @@ def _vif_information(pair: jax.Array, taps: tuple[float, ...]) -> jax.Array:
 def _vif_rows(canvas: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
     """Row sums of both information maps over the four scales: uint8 [2, Hc, Wc, C] -> float32 [2, rows]."""
     luma = jnp.asarray([0.299, 0.587, 0.114] if canvas.shape[-1] == 3 else [1.0], jnp.float32)
-    pair = jnp.sum(canvas.astype(jnp.float32) * luma, axis=-1)
+    pair = jnp.einsum("phwc,c->phw", canvas.astype(jnp.float32), luma, precision=jax.lax.Precision.HIGHEST)
     rows = []
     for scale, size in enumerate(_VIF_WINDOWS):
         taps = windows.gaussian(size, size / 5)

@@ -68,7 +68,7 @@ def _panel(axes: Axes, summary: Summary, points: dict[str, list[dict[str, Any]]]
         )
         shown += [value for rate, value in line if rate <= limit]
         if line and line[0][0] <= limit:  # what the line reaches at the right end of the axis
-            shown.append(float(np.interp(limit, *zip(*line, strict=True))))
+            shown.append(float(np.interp(limit, [p[0] for p in line], [p[1] for p in line])))
     axes.set(xlabel="bits per pixel", ylabel=_LABELS[name], xlim=(0, limit))
     if shown:
         margin = 0.05 * (max(shown) - min(shown)) or 0.5
@@ -124,5 +124,5 @@ def side_by_side(tiles: Sequence[Tile], name: str, side: int = 160) -> Figure:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             axes.set_xlabel(f"{tile.title}\n{tile.caption()}", fontsize=8)
-        figure.suptitle(name)
+        figure.suptitle(f"{name}, the middle; figures of the whole picture", fontsize=9)
     return figure

@@ -62,8 +62,8 @@ def _bd_table(summary: Summary, anchor: str) -> str:
         for curve in curves
     ]
     note = (
-        "Piecewise cubic Hermite over log rate. Conventional codecs at the paper's settings, the anchor at all "
-        "it was measured at; in brackets the share of the codec's curve that the anchor covers."
+        "Piecewise cubic Hermite over log rate. Conventional codecs at the paper's settings, the anchor at "
+        "all it was measured at; in brackets the share of the codec's curve that the anchor covers."
     )
     return f"## Against {title(summary, anchor)}\n\n{_table(header, body)}\n\n{note}"
 
@@ -128,8 +128,7 @@ def _left_out(summary: Summary) -> str:
     lines = [f"- {reason}" for reason in summary["skipped_codecs"].values()]
     lines += [f"- {name} is not a picture" for name in summary["other_files"]]
     for failure in summary["failures"]:
-        where = " ".join(
-            filter(None, (failure["dataset"], failure["image"], failure["codec"], failure["setting"]))
-        )
+        place = f"{failure['dataset']}/{failure['image']}"
+        where = " ".join(filter(None, (place, failure["codec"], failure["setting"])))
         lines.append(f"- {where}: {failure['reason']}")
     return "## Left out\n\n" + "\n".join(lines) if lines else ""

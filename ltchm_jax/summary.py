@@ -184,7 +184,7 @@ def _deltas(points: dict[str, list[dict[str, Any]]], anchor: str) -> dict[str, A
 
 
 def _of_the_paper(curve: str, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A baseline's points at the paper's settings, so that deltas speak of the paper's rates; a model's all."""
+    """A baseline's points at the paper's settings, so that deltas speak of its rates; a model's all."""
     known = baselines.BASELINES.get(curve)
     return [point for point in points if known is None or float(point["setting"]) in known.settings]
 

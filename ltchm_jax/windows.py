@@ -84,6 +84,8 @@ def _join_lines(means: jax.Array, spreads: jax.Array, taps: Taps, axis: int) -> 
     return mean, _filter(about_mean, taps)
 
 
-def inside(shape: tuple[int, ...], height: jax.Array, width: jax.Array) -> jax.Array:
-    """True at the positions of [..., H, W] that lie within the given height and width; bool [H, W]."""
-    return (jnp.arange(shape[-2])[:, None] < height) & (jnp.arange(shape[-1]) < width)
+def inside(shape: tuple[int, ...], height: jax.typing.ArrayLike, width: jax.typing.ArrayLike) -> jax.Array:
+    """True within the given height and width of the last two axes; bool of the whole shape [..., H, W]."""
+    rows = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 2)
+    columns = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    return (rows < height) & (columns < width)

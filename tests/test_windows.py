@@ -49,4 +49,4 @@ def test_canvas_sides_are_few_and_never_too_small() -> None:
 
 
 def test_inside_marks_the_true_size() -> None:
-    assert np.asarray(windows.inside((3, 4, 5), 2, 3)).sum() == 6
+    assert np.asarray(windows.inside((3, 4, 5), 2, 3)).sum() == 3 * 6

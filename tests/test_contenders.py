@@ -1,0 +1,71 @@
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from toy_codec import ToyCodec, picture
+
+from ltchm_jax import contenders
+
+
+def test_single_rate_codec_is_one_point() -> None:
+    contender = contenders.of_codec(ToyCodec("toy-16", step=16), curve="toys")
+    assert (contender.curve, contender.settings, contender.version) == ("toys", ("toy-16",), "toy-16")
+    x = picture(8, 9)
+    assert contender.encode(x, "toy-16") == ToyCodec(step=16).compress(x)
+
+
+def test_variable_rate_codec_has_its_qualities_or_those_given() -> None:
+    codec, x = ToyCodec(qualities=(64.0, 16.0)), picture(8, 9)
+    assert contenders.of_codec(codec).settings == ("64", "16")
+    contender = contenders.of_codec(codec, qualities=(8.0,))
+    assert contender.settings == ("8",)
+    assert contender.encode(x, "8") == codec.compress(x, 8)
+    assert contenders.of_codec(ToyCodec("single"), qualities=(8.0,)).settings == ("single",)
+
+
+def test_model_is_loaded_by_file_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Loader:
+        @staticmethod
+        def load(source: str) -> ToyCodec:
+            asked.append(source)
+            return ToyCodec(f"toy {Path(source).name}")
+
+    module = types.ModuleType("ltchm_jax.codec")
+    module.Codec = Loader  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ltchm_jax.codec", module)
+    weights = tmp_path / "low.safetensors"
+    weights.write_bytes(b"abc")
+    contender = contenders.model(f"mine={weights}")
+    assert (contender.curve, contender.version) == ("mine", "sha256 ba7816bf8f01cfea")
+    assert contenders.model("known").curve == "toy known"
+    assert asked == [str(weights), "known"]
+
+
+def test_gather_skips_what_is_missing_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    found, skipped = contenders.gather([], ["webp", "bpg", "webp"], wide=False)
+    assert [contender.curve for contender in found] == ["webp"]
+    assert list(skipped) == ["bpg"]
+    with pytest.raises(ValueError, match="there must be a codec to evaluate, got none: BPG is skipped"):
+        contenders.gather([], ["bpg"], wide=False)
+
+
+def test_baseline_at_the_papers_settings_and_wide() -> None:
+    assert contenders.baseline("webp", wide=False).settings == ("1", "4", "20", "35", "60", "80")
+    wide = contenders.baseline("webp", wide=True)
+    assert set(contenders.baseline("webp", wide=False).settings) < set(wide.settings)
+    assert wide.decode(wide.encode(picture(8, 9), "80")).shape == (8, 9, 3)
+
+
+def test_rows_of_two_contenders_must_differ() -> None:
+    twins = [contenders.of_codec(ToyCodec("toy")), contenders.of_codec(ToyCodec("toy"))]
+    with pytest.raises(ValueError, match="may occur once"):
+        contenders.check_distinct(twins)
+
+
+def test_one_line() -> None:
+    assert contenders.one_line(ValueError("a\n  b")) == "a b"
+    assert contenders.one_line(KeyError()) == "KeyError"
