@@ -3,10 +3,10 @@
 true        every multiply-add of every convolution and matrix product, at the size it is computed; all
             parameters
 published   what the profiler thop 0.1.1 counts, hence what the paper's Tables 4-6 print. It takes transposed
-            convolutions by their output size: four times too much at stride 2. It adds four operations a value
-            of BatchNorm and LayerNorm, the sums of adaptive pooling, and softmax where that is a module. It sees
-            neither GDN, the masked convolution, attention products and input-dependent kernels, nor any
-            parameter that is not in a standard layer.
+            convolutions by their output size: four times too much at stride 2. It adds four operations a
+            value of BatchNorm and LayerNorm, the sums of adaptive pooling, and softmax where that is a module.
+            It sees neither GDN, the masked convolution, attention products and input-dependent kernels, nor
+            any parameter that is not in a standard layer.
 
 The layers are met by running the Flax modules themselves on shapes, so the count can't drift from the model.
 Biases, activations, gates and pooling are not multiply-adds and count in neither, but for what is named.

@@ -45,13 +45,13 @@ def test_window_attention_equals_loops(size, shift):
 def test_a_closed_mask_is_the_identity_around_the_gate(module):
     """With the gate at 0 the module is x, seen through the 1x1 convolutions around it if there are any."""
     x = jax.random.normal(jax.random.key(2), (2, 6, 10, 16))
-    params = jax.jit(module.init)(jax.random.key(3), x)["params"]
+    params = module.init(jax.random.key(3), x)["params"]
     params["mask"]["bias"] = jnp.full_like(params["mask"]["bias"], -1e4)
     want = x
     for name in ("squeeze", "expand"):
         if name in params:
             want = want @ params[name]["kernel"][0, 0] + params[name]["bias"]
-    np.testing.assert_allclose(jax.jit(module.apply)({"params": params}, x), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(module.apply({"params": params}, x), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
