@@ -71,6 +71,7 @@ def _convolution(module: Any, inputs: Shape, outputs: Shape) -> tuple[int, int]:
 
 
 def _transposed(module: Any, inputs: Shape, outputs: Shape) -> tuple[int, int]:
+    """One product for every input and tap, however it is computed."""
     kernel = module.kernel_size**2
     return math.prod(inputs) * outputs[-1] * kernel, math.prod(outputs) * inputs[-1] * kernel
 
@@ -125,7 +126,7 @@ def _factorised(module: Any, inputs: Shape, outputs: Shape) -> tuple[int, int]:
 
 RULES: dict[str, Rule] = {
     "Conv": _convolution,
-    "ConvTranspose": _transposed,
+    "UpsampleConv": _transposed,
     "Linear": _linear,
     "DepthwiseConv": _depthwise,
     "IDConv": _input_dependent,
@@ -140,7 +141,7 @@ RULES: dict[str, Rule] = {
     "FactorisedPrior": _factorised,
     "GainUnit": lambda module, inputs, outputs: (0, 0),
 }
-PUBLISHED_PARAMETERS = ("Conv", "ConvTranspose", "Linear", "DepthwiseConv", "BatchNorm", "LayerNorm")
+PUBLISHED_PARAMETERS = ("Conv", "UpsampleConv", "Linear", "DepthwiseConv", "BatchNorm", "LayerNorm")
 
 
 class _Walk:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from ltchm_jax.model import LTCHM, PRESETS, ModelConfig
+from ltchm_jax.model import PRESETS, ModelConfig
+from ltchm_jax.model.ltchm import abstract_variables
 from ltchm_jax.reference_table import TABLE, Path, causal_mask
 
 State = dict[str, np.ndarray]
@@ -47,7 +47,7 @@ def import_state(state: Mapping[str, np.ndarray]) -> Imported:
     variables: dict[str, Any] = {}
     for entry in TABLE:
         value = entry.to_flax([used[name] for name in entry.sources])
-        _put(variables, entry.target, np.ascontiguousarray(value, np.float32))
+        _put(variables, entry.target, np.array(value, np.float32, order="C"))
     return Imported(config, variables, skipped)
 
 
@@ -72,14 +72,15 @@ def to_reference(variables: Mapping[str, Any]) -> State:
     for entry in TABLE:
         if entry.target[0] in variables:
             parts = entry.to_reference(np.asarray(_get(variables, entry.target)))
-            state |= dict(zip(entry.sources, map(np.ascontiguousarray, parts), strict=True))
+            # Copies: views of a flipped axis have negative strides, which PyTorch does not take.
+            copies = [np.array(part, order="C") for part in parts]
+            state |= dict(zip(entry.sources, copies, strict=True))
     return state
 
 
 def reference_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that a reference state must have, the mask apart."""
-    x = jax.ShapeDtypeStruct((1, 64, 64, config.bands), np.float32)
-    variables = jax.eval_shape(LTCHM(config).init, jax.random.key(0), x)
+    variables = abstract_variables(config)
     shapes: dict[str, tuple[int, ...]] = {}
     for entry in TABLE:
         empty = np.broadcast_to(np.float32(0), _get(variables, entry.target).shape)

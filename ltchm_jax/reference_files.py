@@ -23,8 +23,8 @@ MAX_BYTES = 4 << 30  # a state of width 512 takes 1 GiB
 TORCH = (".pt", ".pth", ".pth.tar")
 SUFFIXES = (".npz", ".safetensors", *TORCH)
 DAMAGE = (  # what the readers raise on bad bytes
-    ValueError, TypeError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
-    tokenize.TokenError, SafetensorError, pickle.UnpicklingError,
+    OSError, ValueError, TypeError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile,
+    zlib.error, tokenize.TokenError, SafetensorError, pickle.UnpicklingError,
 )  # fmt: skip
 
 
@@ -32,12 +32,14 @@ def read_arrays(path: str | Path) -> State:
     """All arrays of a file by name, as they are stored.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: it can't be opened.
       ValueError: another kind of file, too large, damaged, or not a plain dict of tensors.
       ImportError: a PyTorch file where torch is not installed.
     """
     path, suffix = Path(path), _suffix(path)
     reader = _read_torch if suffix in TORCH else _read_npz if suffix == ".npz" else load_file
+    with open(path, "rb"):
+        pass  # absent or unreadable is another error than damaged
     try:
         _check_size(path)
         return reader(path)

@@ -9,7 +9,7 @@ from ltchm_jax.complexity import by_part, complexity_text, layers_of, model_laye
 from ltchm_jax.model import PRESETS
 from ltchm_jax.model.dam import DAM
 from ltchm_jax.model.hpham import WindowAttention
-from ltchm_jax.model.layers import GDN, Conv, ConvTranspose
+from ltchm_jax.model.layers import GDN, Conv, UpsampleConv
 
 
 def test_a_strided_convolution_counts_its_outputs():
@@ -20,7 +20,7 @@ def test_a_strided_convolution_counts_its_outputs():
 
 
 def test_a_transposed_convolution_counts_its_inputs_and_is_published_fourfold():
-    (layer,) = layers_of(ConvTranspose(5), (1, 4, 4, 3))
+    (layer,) = layers_of(UpsampleConv(5), (1, 4, 4, 3))
     assert layer.macs == 16 * 9 * 3 * 5
     assert layer.published_macs == 4 * layer.macs
 

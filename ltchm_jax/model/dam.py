@@ -3,7 +3,6 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ltchm_jax.model.layers import Array, Conv, depthwise_conv2d
@@ -12,22 +11,18 @@ BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def pooling_matrix(size: int, bins: int) -> np.ndarray:
-    """Adaptive average pooling of one axis as a matrix [bins, size]: bin i covers floor(i*n/K)..ceil((i+1)*n/K)."""
-    matrix = np.zeros((bins, size), np.float32)
-    for i in range(bins):
-        start, stop = i * size // bins, -(-(i + 1) * size // bins)
-        matrix[i, start:stop] = 1 / (stop - start)
-    return matrix
+def pooling_bins(size: int, bins: int) -> list[slice]:
+    """Adaptive pooling of one axis: bin i covers floor(i*n/K)..ceil((i+1)*n/K); bins overlap where K divides not."""
+    return [slice(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
 
 
 def adaptive_average_pool(x: Array, bins: int) -> Array:
-    """Averages x [B, H, W, C] over bins x bins cells that cover it (and overlap where sizes don't divide)."""
-    if bins == 1:
-        return jnp.mean(x, axis=(1, 2), keepdims=True)
-    rows = jnp.asarray(pooling_matrix(x.shape[1], bins), x.dtype)
-    columns = jnp.asarray(pooling_matrix(x.shape[2], bins), x.dtype)
-    return jnp.einsum("jw,biwc->bijc", columns, jnp.einsum("ih,bhwc->biwc", rows, x))
+    """Averages of x [B, H, W, C] over bins x bins cells that cover it: [B, bins, bins, C].
+
+    One axis after the other: the large map is read once, along its rows.
+    """
+    rows = jnp.stack([jnp.mean(x[:, cells], 1) for cells in pooling_bins(x.shape[1], bins)], 1)
+    return jnp.stack([jnp.mean(rows[:, :, cells], 2) for cells in pooling_bins(x.shape[2], bins)], 2)
 
 
 class BatchNorm(nn.Module):

@@ -12,6 +12,7 @@ In a variable-rate model y and z are multiplied by gains before rounding and by 
 and the mixtures live on the rounded integers.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -48,6 +49,12 @@ def pad_image(x: Array) -> Array:
     """Repeats the last row and column of x [B, H, W, bands] up to multiples of 64."""
     bottom, right = (padded_size(n) - n for n in x.shape[1:3])
     return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+
+
+def _at_least_float32(arrays: tuple[Array, Array]) -> tuple[Array, Array]:
+    first, second = arrays
+    dtype = jnp.promote_types(first.dtype, jnp.float32)
+    return first.astype(dtype), second.astype(dtype)
 
 
 class LTCHM(nn.Module):
@@ -90,10 +97,11 @@ class LTCHM(nn.Module):
           train: batch statistics of this batch rather than the running ones.
         """
         height, width = x.shape[1:3]
-        y, z = self.analyse(pad_image(x), quality, train)
+        # Rates and likelihoods are never computed in less than float32, whatever the transforms run in.
+        y, z = _at_least_float32(self.analyse(pad_image(x), quality, train))
         y_hat, z_hat = (jnp.round(y), jnp.round(z)) if noise is None else (y + noise[0], z + noise[1])
         mixture = self.entropy_parameters(causal_taps(y_hat), self.hyper_synthesise(z_hat, quality))
-        x_hat = self.synthesise(y_hat, quality, train)[:, :height, :width]
+        x_hat = self.synthesise(y_hat.astype(x.dtype), quality, train)[:, :height, :width].astype(y.dtype)
         z_logits = self.prior_z(z_hat - 0.5), self.prior_z(z_hat + 0.5)
         return Output(x_hat, y, z, y_hat, z_hat, mixture, z_logits)
 
@@ -132,3 +140,9 @@ def init_variables(config: ModelConfig, key: Array) -> dict:
     x = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, config.bands), jnp.float32)
     quality = jax.ShapeDtypeStruct((1,), jnp.float32) if config.lmbdas else None
     return model.lazy_init(key, x, quality)
+
+
+@functools.cache
+def abstract_variables(config: ModelConfig) -> dict:
+    """Shapes and types of the variables of a model; nothing is computed."""
+    return jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))

@@ -9,7 +9,7 @@ from ltchm_jax.model.attention import SAM, WAM, SWAtten
 from ltchm_jax.model.config import ModelConfig
 from ltchm_jax.model.dam import DAM
 from ltchm_jax.model.hpham import HPHAM, ReleasedHPHAM
-from ltchm_jax.model.layers import Array, Conv, ConvTranspose, DownBlock, ResidualBlock, UpBlock, leaky_relu
+from ltchm_jax.model.layers import Array, Conv, DownBlock, ResidualBlock, UpBlock, UpsampleConv, leaky_relu
 
 
 def attend(x: Array, config: ModelConfig, train: bool, axis_name: str | None, name: str) -> Array:
@@ -62,7 +62,7 @@ class Synthesis(nn.Module):
             x = ResidualBlock(config.width, name=f"residual{stride}")(x)
             x = UpBlock(config.width, name=f"up{stride}")(x)
         x = ResidualBlock(config.width, name="residual2")(x)
-        return ConvTranspose(config.bands, name="up2")(x)
+        return UpsampleConv(config.bands, name="up2")(x)
 
 
 class HyperAnalysis(nn.Module):
@@ -94,13 +94,13 @@ class HyperSynthesis(nn.Module):
     def __call__(self, z_hat: Array) -> Array:
         config, width = self.config, self.config.width
         if config.variant == "paper":
-            x = leaky_relu(ConvTranspose(width, name="conv1")(z_hat))
+            x = leaky_relu(UpsampleConv(width, name="conv1")(z_hat))
             x = leaky_relu(Conv(2 * width, name="conv2")(x))
         else:
             x = leaky_relu(Conv(width, name="conv1")(z_hat))
-            x = leaky_relu(ConvTranspose(2 * width, name="conv2")(x))
+            x = leaky_relu(UpsampleConv(2 * width, name="conv2")(x))
         x = hyper_attend(x, config, "hpham32") if 32 in config.hyper_attention_at else x
         x = leaky_relu(Conv(width * 3 // 2, name="conv3")(x))
-        x = leaky_relu(ConvTranspose(width * 3 // 2, name="conv4")(x))
+        x = leaky_relu(UpsampleConv(width * 3 // 2, name="conv4")(x))
         psi = Conv(2 * width, name="conv5")(x)
         return hyper_attend(psi, config, "hpham16") if 16 in config.hyper_attention_at else psi

@@ -1,0 +1,57 @@
+"""Base configuration: LTCHM as the paper describes it, lambda 512, C = 192. Every field stands here.
+
+    python train.py --config configs/ltchm.py --workdir runs/ltchm --config.data.folder=DIR
+
+One flag changes one field: --config.model.attention=sam, --config.lmbda=2048, --config.model.width=256.
+Paper recipe: Adam, 1e-4, then 1e-5 after 100k of 200k steps, batch 8, 256 x 256 crops.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from ltchm_jax.model import PRESETS
+
+
+def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 234
+
+    # The model, every field of ltchm_jax.model.ModelConfig: `--config configs/ltchm.py:released` for the other preset.
+    config.model = ml_collections.ConfigDict(dataclasses.asdict(PRESETS[preset]))
+
+    # Objective: bpp + lmbda * MSE of values in 0..1. A model with `lmbdas` draws the rate of every image instead.
+    config.lmbda = 512.0
+
+    config.data = ml_collections.ConfigDict()
+    config.data.folder = ""  # a folder tree of images, or
+    config.data.tfds = ""  # the name of a prepared TFDS data set
+    config.data.tfds_dir = ""
+    config.data.tfds_split = "train[:80%]"
+    config.data.tfds_validation_split = "train[80%:90%]"
+    config.data.validation_folder = ""  # default: the training folder
+    config.data.validation_images = 56
+    config.data.crop = 256
+    config.data.flips = True
+    config.data.threads = 4
+    config.data.prefetch = 16
+
+    # Optimisation.
+    config.batch_size = 8  # over all devices and hosts
+    config.steps = 200_000
+    config.learning_rate = 1e-4
+    config.schedule = "step"  # step: x0.1 after `decay_at`; cosine: warm-up, then down to 1% of the peak
+    config.decay_at = 100_000
+    config.warmup = 0
+    config.clip_value = 5.0  # elementwise, as released; 0: off
+    config.clip_norm = 0.0  # global norm; 0: off
+    config.ema = 0.0  # decay of the averaged weights; 0: off
+    config.dtype = "float32"  # of the transforms: float32 | bfloat16
+
+    # What is written while it runs.
+    config.log_every = 50
+    config.validate_every = 5_000
+    config.checkpoint_every = 1_000
+    config.checkpoints_to_keep = 3
+
+    return config.lock()

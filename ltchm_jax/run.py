@@ -1,0 +1,165 @@
+"""A training run from first to last step: data in, checkpoints, metrics and the model out."""
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.jax_utils
+import jax
+import numpy as np
+
+from ltchm_jax import data
+from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints, make_model, save_model
+from ltchm_jax.training import NonFiniteLoss, Trainer, TrainState, check_finite
+
+
+class MetricWriter:
+    """Scalars to `metrics.jsonl`, and through CLU to TensorBoard where TensorFlow is installed."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._file = (workdir / "metrics.jsonl").open("a")
+        self._board = None
+        with contextlib.suppress(Exception):  # the newest JAX breaks the import, a missing TensorFlow the writer
+            from clu import metric_writers
+
+            self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """One row; in the file a number that is not finite is null."""
+        row = {k: v if np.isfinite(v) else None for k, v in scalars.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            self._board.write_scalars(step, scalars)
+            self._board.flush()
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """A list that holds the signal, once Ctrl-C or a termination was asked for; the run then ends in good order."""
+    asked: list[int] = []
+    old = {s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def train(config: Any, workdir: Path) -> TrainState:
+    """Trains up to `config.steps` from the last checkpoint in workdir, if there is one.
+
+    Writes checkpoints, `metrics.jsonl`, TensorBoard events and at the end `model.safetensors`.
+
+    Raises:
+      DataError, CheckpointError, NonFiniteLoss, ValueError: one line each.
+    """
+    trainer = Trainer(config)
+    source = data.open_source(config, "train")
+    batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
+    checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)
+    host = trainer.init()
+    if checkpoints.latest_step() is not None:
+        host, position = checkpoints.restore(host)
+        batches.set_state(position)
+        print(f"goes on from step {int(host.step)}", file=sys.stderr)
+    try:
+        with stop_on_signals() as asked:
+            host = _loop(trainer, config, workdir, host, batches, checkpoints, asked)
+    finally:
+        checkpoints.close()
+    if int(host.step) >= config.steps:
+        export(workdir / "model.safetensors", trainer, host, config)
+    return host
+
+
+def _loop(
+    trainer: Trainer,
+    config: Any,
+    workdir: Path,
+    host: TrainState,
+    batches: Any,
+    checkpoints: RunCheckpoints,
+    asked: list[int],
+) -> TrainState:
+    writer, progress = MetricWriter(workdir), Progress(config)
+    validation = data.validation_batches(data.open_source(config, "validation"), config)
+    state, step, waiting = trainer.replicate(host), int(host.step), []
+    while step < config.steps and not asked:
+        state, metrics = trainer.step(state, progress.timed(batches))
+        waiting.append(metrics)
+        step += 1
+        if step % config.log_every == 0 or step == config.steps:
+            means = progress.close(step, flax.jax_utils.unreplicate(_mean(waiting)))
+            check_finite(means, step - len(waiting) + 1, step)
+            writer.write(step, means)
+            waiting = []
+        if step % config.checkpoint_every == 0 or step == config.steps or asked:
+            host = jax.device_get(flax.jax_utils.unreplicate(state))
+            checkpoints.save(step, host, batches.get_state())
+        if step % config.validate_every == 0 or step == config.steps:
+            host = jax.device_get(flax.jax_utils.unreplicate(state))
+            means = {f"validation/{k}": v for k, v in trainer.validate(host, validation).items()}
+            writer.write(step, means)
+            print("\n" + " ".join(f"{k} {v:.4f}" for k, v in means.items()), file=sys.stderr, flush=True)
+    return jax.device_get(flax.jax_utils.unreplicate(state))
+
+
+def _mean(rows: list[dict]) -> dict:
+    return jax.tree.map(lambda *values: np.mean(jax.device_get(values), axis=0), *rows)
+
+
+class Progress:
+    """The line that is seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left."""
+
+    def __init__(self, config: Any) -> None:
+        self._config, self._began, self._waited, self._step = config, time.perf_counter(), 0.0, None
+
+    def timed(self, batches: Any) -> np.ndarray:
+        """The next batch; the time it takes counts as waiting."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def close(self, step: int, means: dict) -> dict[str, float]:
+        """Ends an interval: prints it, and returns its metrics with the rates of work."""
+        now = time.perf_counter()
+        steps = self._config.log_every if self._step is None else step - self._step
+        seconds = now - self._began
+        values = {k: float(v) for k, v in means.items()}
+        values["images_per_second"] = steps * self._config.batch_size / seconds
+        values["input_wait"] = self._waited / seconds
+        left = (self._config.steps - step) * seconds / steps
+        line = (
+            f"step {step}/{self._config.steps} loss {values['loss']:.4f} bpp {values['bpp']:.4f} "
+            f"psnr {values['psnr']:.2f} {values['images_per_second']:.1f} images/s "
+            f"wait {100 * values['input_wait']:.1f}% left {left / 3600:.2f} h"
+        )
+        print(line, file=sys.stderr, flush=True)
+        self._began, self._waited, self._step = now, 0.0, step
+        return values
+
+
+def export(path: Path, trainer: Trainer, state: TrainState, config: Any) -> None:
+    """Writes the (averaged) weights of a host state as a model file."""
+    variables = {"params": trainer.params(state)}
+    if state.batch_stats:
+        variables["batch_stats"] = state.batch_stats
+    notes = {"steps": str(int(state.step)), "training": config.to_json_best_effort()}
+    save_model(path, make_model(trainer.recipe.model, variables, notes))
+
+
+def main(config: Any, workdir: str) -> int:
+    """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
+    try:
+        state = train(config, Path(workdir))
+    except (data.DataError, CheckpointError, NonFiniteLoss, ValueError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return 0 if int(state.step) >= config.steps else 130

@@ -1,0 +1,237 @@
+"""Training as pure functions: a state, an optimiser, one step under pmap (paper section 3.1)."""
+
+import dataclasses
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from ltchm_jax.losses import Losses, psnr, rate_distortion
+from ltchm_jax.model import LTCHM, ModelConfig, abstract_variables, init_variables
+
+AXIS = "batch"  # of pmap
+Metrics = dict[str, jax.Array]
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss, or a gradient, is not a finite number any more."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and writes; `ema` is None where averaging is off."""
+
+    step: jax.Array  # int32, steps taken
+    weights: jax.Array  # float32 [P], all parameters as one vector (see `unravel`)
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What of the configuration the step is compiled for; hashable."""
+
+    model: ModelConfig
+    seed: int
+    lmbda: float
+    dtype: str
+    ema: float
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Recipe":
+        """Raises ValueError for a field that the model does not know, or a value out of its rule."""
+        if config.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"`dtype` must be float32 or bfloat16, got {config.dtype!r}.")
+        model = ModelConfig.from_dict(config.model.to_dict())
+        return cls(model, config.seed, float(config.lmbda), config.dtype, float(config.ema))
+
+
+def learning_rate(config: Any) -> optax.Schedule:
+    """'step': x0.1 after `decay_at` (the update at that step still has the full rate, as released); 'cosine'."""
+    if config.schedule == "step":
+        return optax.piecewise_constant_schedule(config.learning_rate, {config.decay_at + 1: 0.1})
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, config.learning_rate, config.warmup, config.steps, 0.01 * config.learning_rate
+        )
+    raise ValueError(f"`schedule` must be step or cosine, got {config.schedule!r}.")
+
+
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """Adam after the clips that are on, over all weights as one vector: 300 arrays take minutes to compile."""
+    value = optax.clip(config.clip_value) if config.clip_value else optax.identity()
+    norm = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(value, norm, optax.adam(learning_rate(config)))
+
+
+def init_state(recipe: Recipe, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    variables = init_variables(recipe.model, jax.random.key(recipe.seed))
+    weights, batch_stats = ravel(variables["params"]), variables.get("batch_stats", {})
+    ema = jnp.copy(weights) if recipe.ema else None
+    return TrainState(jnp.zeros((), jnp.int32), weights, batch_stats, optimizer.init(weights), ema)
+
+
+def ravel(params: Any) -> jax.Array:
+    """A tree of parameters as one vector.
+
+    Optimisers, averages and norms then are a handful of loops over one array, where 300 arrays of 100 shapes take
+    minutes to compile.
+    """
+    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
+
+
+def unravel(model: ModelConfig, weights: jax.Array) -> Any:
+    """The inverse of `ravel` for the parameters of a model."""
+    leaves, tree = jax.tree.flatten(abstract_variables(model)["params"])
+    sizes = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(weights, sizes)
+    return jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+
+
+def draw_rates(recipe: Recipe, key: jax.Array, batch: int) -> tuple[jax.Array | None, jax.Array]:
+    """Quality and lmbda of every image, each [B]: uniform over the real qualities of a variable-rate model."""
+    lmbdas = recipe.model.lmbdas
+    if not lmbdas:
+        return None, jnp.full((batch,), recipe.lmbda)
+    quality = jax.random.uniform(key, (batch,), maxval=float(len(lmbdas) - 1))
+    return quality, lmbda_at(lmbdas, quality)
+
+
+def lmbda_at(lmbdas: tuple[float, ...], quality: jax.Array) -> jax.Array:
+    """lmbda at real qualities [B] in 0..L-1, interpolated exponentially like the gains."""
+    return jnp.exp(jnp.interp(quality, jnp.arange(len(lmbdas), dtype=jnp.float32), jnp.log(jnp.asarray(lmbdas))))
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """uint8 -> float32 in 0..1."""
+    return images.astype(jnp.float32) / 255
+
+
+def loss_fn(
+    params: Any, batch_stats: Any, images: jax.Array, key: jax.Array, recipe: Recipe
+) -> tuple[jax.Array, tuple[Any, Losses]]:
+    """Mean loss of uint8 images [B, H, W, bands] with noise for rounding; new batch statistics and parts."""
+    key_y, key_z, key_rate = jax.random.split(key, 3)
+    x = to_unit(images)
+    quality, lmbda = draw_rates(recipe, key_rate, x.shape[0])
+    model = LTCHM(recipe.model, AXIS)
+    output, updates = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        x.astype(recipe.dtype),
+        quality,
+        _noise(recipe.model, x.shape, key_y, key_z),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    losses = rate_distortion(output, x, lmbda, recipe.model.mixture)
+    return jnp.mean(losses.loss), (updates.get("batch_stats", {}), losses)
+
+
+def _noise(config: ModelConfig, shape: tuple[int, ...], key_y: jax.Array, key_z: jax.Array) -> tuple:
+    batch, height, width = shape[0], -(-shape[1] // 64), -(-shape[2] // 64)
+    y_shape = (batch, 4 * height, 4 * width, config.latent_channels)
+    z_shape = (batch, height, width, config.width)
+    draw = [jax.random.uniform(k, s, minval=-0.5, maxval=0.5) for k, s in ((key_y, y_shape), (key_z, z_shape))]
+    return draw[0], draw[1]
+
+
+def train_step(
+    state: TrainState, images: jax.Array, recipe: Recipe, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Metrics]:
+    """One update from this device's share of the batch; to be mapped over axis 'batch'.
+
+    Args:
+      state: the same on every device.
+      images: uint8 [B / devices, H, W, bands].
+
+    Returns:
+      The next state and metrics, both averaged over devices.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), state.step), lax.axis_index(AXIS))
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    params = unravel(recipe.model, state.weights)
+    (_, (batch_stats, losses)), grads = grad_fn(params, state.batch_stats, images, key, recipe)
+    grads, means = lax.pmean((grads, jax.tree.map(jnp.mean, losses)), AXIS)
+    gradient = ravel(grads)
+    update, opt_state = optimizer.update(gradient, state.opt_state)
+    weights = state.weights + update
+    norms = {"grad_norm": gradient, "param_norm": weights, "update_norm": update}
+    metrics = summarise(means) | {name: jnp.linalg.norm(vector) for name, vector in norms.items()}
+    ema = state.ema if state.ema is None else recipe.ema * state.ema + (1 - recipe.ema) * weights
+    return TrainState(state.step + 1, weights, batch_stats, opt_state, ema), metrics
+
+
+def summarise(losses: Losses) -> Metrics:
+    """Mean losses as named numbers, PSNR of the mean error in dB among them."""
+    named = losses._asdict()
+    return named | {"bpp": losses.bpp_y + losses.bpp_z, "psnr": psnr(losses.mse)}
+
+
+def eval_step(params: Any, batch_stats: Any, images: jax.Array, quality: jax.Array | None, recipe: Recipe) -> Losses:
+    """Losses [B] of uint8 images with rounding and running statistics; quality [B] or None."""
+    x = to_unit(images)
+    lmbda = jnp.full((x.shape[0],), recipe.lmbda) if quality is None else lmbda_at(recipe.model.lmbdas, quality)
+    output = LTCHM(recipe.model).apply({"params": params, "batch_stats": batch_stats}, x, quality)
+    return rate_distortion(output, x, lmbda, recipe.model.mixture)
+
+
+class Trainer:
+    """The compiled steps on this process's devices; holds no state but the compiled functions."""
+
+    def __init__(self, config: Any) -> None:
+        devices = jax.local_device_count()
+        if config.batch_size % jax.device_count():
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {jax.device_count()} devices, got {config.batch_size}."
+            )
+        self.recipe, self.devices = Recipe.from_config(config), devices
+        self.optimizer = make_optimizer(config)
+        self._step = jax.pmap(
+            lambda state, images: train_step(state, images, self.recipe, self.optimizer), AXIS, donate_argnums=0
+        )
+        self._eval = jax.jit(lambda *args: eval_step(*args, self.recipe))
+
+    def init(self) -> TrainState:
+        """The first state, on the host."""
+        return jax.device_get(init_state(self.recipe, self.optimizer))
+
+    def params(self, state: TrainState) -> Any:
+        """The parameters that a host state stands for: the averaged ones if there are any."""
+        return unravel(self.recipe.model, state.weights if state.ema is None else state.ema)
+
+    def replicate(self, state: TrainState) -> TrainState:
+        """A host state -> one copy on every local device."""
+        return flax.jax_utils.replicate(state)
+
+    def step(self, state: TrainState, images: np.ndarray) -> tuple[TrainState, Metrics]:
+        """`train_step` on a replicated state and this host's uint8 [B, H, W, bands]; metrics have a device axis."""
+        return self._step(state, images.reshape(self.devices, -1, *images.shape[1:]))
+
+    def validate(self, state: TrainState, batches: list[np.ndarray]) -> dict[str, float]:
+        """Mean losses of a host state over batches, and for a variable-rate model over its rates in turn."""
+        params = self.params(state)
+        levels = len(self.recipe.model.lmbdas) or 1
+        rows = []
+        for level in range(levels):
+            for images in batches:
+                quality = np.full(len(images), level, np.float32) if self.recipe.model.lmbdas else None
+                rows.append(jax.device_get(self._eval(params, state.batch_stats, images, quality)))
+        names = Losses._fields
+        means = {name: np.mean([getattr(row, name) for row in rows]) for name in names}
+        return {k: float(v) for k, v in summarise(Losses(**means)).items()}
+
+
+def check_finite(metrics: dict[str, float], first: int, last: int) -> None:
+    """Raises NonFiniteLoss if a metric of steps first..last is not a finite number."""
+    bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+    if bad:
+        raise NonFiniteLoss(
+            f"Training stops: {', '.join(bad)} not finite between steps {first} and {last}; "
+            "resume from an earlier checkpoint with a lower learning_rate or clip_norm."
+        )
