@@ -4,7 +4,7 @@ true        every multiply-add of every convolution and matrix product, at the s
             parameters
 published   what the profiler thop 0.1.1 counts, hence what the paper's Tables 4-6 print. It takes transposed
             convolutions by their output size: four times too much at stride 2. It adds four operations a
-            value of BatchNorm and LayerNorm, the sums of adaptive pooling, and softmax where that is a module.
+            value of BatchNorm and LayerNorm, the sums of adaptive pooling, and softmax if it is a module.
             It sees neither GDN, the masked convolution, attention products and input-dependent kernels, nor
             any parameter that is not in a standard layer.
 
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from ltchm_jax.model import LTCHM, ModelConfig
 from ltchm_jax.model.attention import WAM
 from ltchm_jax.model.hpham import WINDOW
+from ltchm_jax.model.ltchm import abstract_variables
 
 Shape = tuple[int, ...]
 Path = tuple[str, ...]
@@ -41,11 +42,11 @@ class Layer:
     outputs: Shape
     kernel: int
     stride: int
+    times: int  # how many layers of a stack it stands for
     macs: int
     published_macs: int
-    times: int = 1  # how often it runs, in a stack of layers
-    parameters: int = 0  # 0 in later calls of the same layer
-    published_parameters: int = 0
+    parameters: int  # 0 in later calls of the same layer
+    published_parameters: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,59 +146,73 @@ PUBLISHED_PARAMETERS = ("Conv", "UpsampleConv", "Linear", "DepthwiseConv", "Batc
 
 
 class _Walk:
-    """Interceptor of the module calls of one `init`: writes down the layers it meets."""
+    """Interceptor of module calls: writes down the layers that a pass meets.
 
-    def __init__(self) -> None:
-        self.calls: list[Layer] = []
-        self.bodies: dict[Path, int] = {}  # path of a stacked body: its parameters in one pass of the loop
-        self.recording = True
+    A module may run another one with slices of its parameters: a unit that stands for a stack. It counts for
+    all that it stands for, however often it is traced.
+    """
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+        self.layers: list[Layer] = []
+        self.active: list[Path] = []  # paths of the calls that are open
+        self.prefix: Path = ()  # where the unit that is open lives
+        self.times, self.recording = 1, True
+        self.units: set[Path] = set()
 
     def __call__(self, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         module = context.module
         if context.method_name != "__call__":
             return call(*args, **kwargs)
-        if module.path and not isinstance(module.parent, nn.Module):
-            return self._stacked_body(call, args, kwargs, module)
+        if module.path == () and self.active:
+            return self._unit(call, args, kwargs, module)
+        self.active.append(self.prefix + module.path)
         outputs = call(*args, **kwargs)
-        if self.recording and type(module).__name__ in RULES:
+        if type(module).__name__ in RULES and self.recording:
             self._record(module, args[0].shape, outputs.shape)
+        self.active.pop()
         return outputs
 
-    def _stacked_body(self, call: Callable, args: tuple, kwargs: dict, module: nn.Module) -> Any:
-        """The body of a lifted loop, which may be traced more than once: only the first trace is recorded."""
-        outer, self.recording = self.recording, self.recording and module.path not in self.bodies
+    def _unit(self, call: Callable, args: tuple, kwargs: dict, module: nn.Module) -> Any:
+        outer = self.prefix, self.times, self.recording
+        if module.is_initializing():  # to learn the shapes of its parameters, not to compute
+            self.recording = False
+        else:
+            self._enter(module.variables["params"])
         outputs = call(*args, **kwargs)
-        self.recording = outer
-        self.bodies.setdefault(module.path, _size(module.variables["params"]))
+        self.prefix, self.times, self.recording = outer
         return outputs
+
+    def _enter(self, own: Any) -> None:
+        owner = self.active[-1]
+        children = _at(self.params, owner)
+        name = next(k for k, v in children.items() if jax.tree.structure(v) == jax.tree.structure(own))
+        self.prefix = (*owner, name)
+        self.times *= _size(children[name]) // _size(own)
+        self.recording &= self.prefix not in self.units
+        self.units.add(self.prefix)
 
     def _record(self, module: Any, inputs: Shape, outputs: Shape) -> None:
-        kind = type(module).__name__
+        kind, path = type(module).__name__, self.active[-1]
         macs, published = RULES[kind](module, inputs, outputs)
         # The reference projects the mean that a 1x1 kernel and its bias share twice, here it is done once.
         published *= getattr(module.parent, "repeats", 1)
-        size, stride = getattr(module, "kernel_size", 1), getattr(module, "stride", 1)
-        self.calls.append(Layer(module.path, kind, inputs, outputs, size, stride, macs, published))
-
-    def layers(self, params: Any) -> list[Layer]:
-        """The calls with their parameters, each as often as its stacked body runs."""
-        times = {path: _size(_at(params, path)) // local for path, local in self.bodies.items()}
-        seen: set[Path] = set()
-        return [self._completed(layer, params, times, seen) for layer in self.calls]
-
-    def _completed(self, layer: Layer, params: Any, times: dict[Path, int], seen: set[Path]) -> Layer:
-        repeats = math.prod(n for path, n in times.items() if layer.path[: len(path)] == path)
-        own = {k: v for k, v in _at(params, layer.path).items() if not isinstance(v, dict)}
-        parameters = 0 if layer.path in seen else _size(own)
-        seen.add(layer.path)
-        return dataclasses.replace(
-            layer,
-            times=repeats,
-            macs=repeats * layer.macs,
-            published_macs=repeats * layer.published_macs,
+        own = {k: v for k, v in _at(self.params, path).items() if not isinstance(v, dict)}
+        parameters = 0 if any(layer.path == path for layer in self.layers) else _size(own)
+        layer = Layer(
+            path=path,
+            kind=kind,
+            inputs=inputs,
+            outputs=outputs,
+            kernel=getattr(module, "kernel_size", 1),
+            stride=getattr(module, "stride", 1),
+            times=self.times,
+            macs=self.times * macs,
+            published_macs=self.times * published,
             parameters=parameters,
-            published_parameters=parameters if layer.kind in PUBLISHED_PARAMETERS else 0,
+            published_parameters=parameters if kind in PUBLISHED_PARAMETERS else 0,
         )
+        self.layers.append(layer)
 
 
 def _at(params: Any, path: Path) -> Any:
@@ -217,20 +232,25 @@ def layers_of(module: nn.Module, *shapes: Shape) -> list[Layer]:
       ValueError: some parameters lie in a kind of layer that has no rule here.
     """
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    walk = _Walk()
-    with nn.intercept_methods(walk):
-        params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    layers = walk.layers(params)
-    counted, there = total(layers).parameters, _size(params)
-    if counted != there:
-        raise ValueError(f"Every parameter must belong to RULES, got {counted} of {there}; add a rule.")
-    return layers
+    return _walk(module, jax.eval_shape(module.init, jax.random.key(0), *inputs), inputs)
 
 
 def model_layers(config: ModelConfig, height: int = 256, width: int = 256, batch: int = 1) -> list[Layer]:
     """The layers of a whole pass over images [batch, height, width, bands]."""
-    shapes: list[Shape] = [(batch, height, width, config.bands)]
-    return layers_of(LTCHM(config), *shapes, *([(batch,)] if config.lmbdas else []))
+    inputs = [jax.ShapeDtypeStruct((batch, height, width, config.bands), jnp.float32)]
+    if config.lmbdas:
+        inputs.append(jax.ShapeDtypeStruct((batch,), jnp.float32))
+    return _walk(LTCHM(config), abstract_variables(config), inputs)
+
+
+def _walk(module: nn.Module, variables: Any, inputs: list[jax.ShapeDtypeStruct]) -> list[Layer]:
+    walk = _Walk(variables["params"])
+    with nn.intercept_methods(walk):
+        jax.eval_shape(module.apply, variables, *inputs)
+    counted, there = total(walk.layers).parameters, _size(variables["params"])
+    if counted != there:
+        raise ValueError(f"Every parameter must belong to RULES, got {counted} of {there}; add a rule.")
+    return walk.layers
 
 
 def by_part(layers: Iterable[Layer]) -> dict[str, Complexity]:
