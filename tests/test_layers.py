@@ -1,0 +1,203 @@
+"""Layers against loops in numpy, against lax's own forms, and against mental arithmetic."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ltchm_jax.entropy.wavefront import float64
+from ltchm_jax.model import layers
+
+TOLERANCE = {"float32": 2e-5, "float64": 1e-13}
+
+
+def normal(seed: int, *shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def correlate(x: np.ndarray, kernel: np.ndarray, stride: int, pad: int) -> np.ndarray:
+    """Cross-correlation of [B, H, W, I] with [k, k, I, O], one output pixel at a time."""
+    size, x = kernel.shape[0], np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
+    out = np.zeros((x.shape[0], height, width, kernel.shape[3]), x.dtype)
+    for i in range(height):
+        for j in range(width):
+            patch = x[:, i * stride : i * stride + size, j * stride : j * stride + size]
+            out[:, i, j] = np.einsum("bklc,klco->bo", patch, kernel)
+    return out
+
+
+def in_precision(dtype: str) -> contextlib.AbstractContextManager:
+    return float64() if dtype == "float64" else contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("size", "stride", "pad"), [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2)])
+def test_convolution_equals_loops(size, stride, pad, dtype):
+    x, kernel = normal(0, 2, 7, 6, 3, dtype=dtype), normal(1, size, size, 3, 4, dtype=dtype)
+    with in_precision(dtype):
+        got = layers.conv2d(jnp.asarray(x), jnp.asarray(kernel), stride, ((pad, pad), (pad, pad)))
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, correlate(x, kernel, stride, pad), atol=TOLERANCE[dtype])
+
+
+def zero_stuffed(x: np.ndarray, kernel: np.ndarray) -> jax.Array:
+    """The transposed convolution as it is defined: zeros in between, then an unflipped kernel."""
+    half, size = kernel.shape[0] // 2, 2
+    pads = ((half, half + size - 1),) * 2
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=layers.DIMENSIONS
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_upsampling_equals_zero_stuffing(size, dtype):
+    x, kernel = normal(0, 2, 5, 4, 3, dtype=dtype), normal(1, size, size, 3, 2, dtype=dtype)
+    with in_precision(dtype):
+        x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+        got = layers.upsample_conv2d(x, kernel)
+        assert got.shape == (2, 10, 8, 2)
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, zero_stuffed(x, kernel), atol=TOLERANCE[dtype])
+
+
+def test_upsampling_of_ones_is_mental_arithmetic():
+    """A 3x3 kernel of ones sees, in zero-stuffed ones, 1, 2 or 4 of them by the parity of row and column."""
+    got = layers.upsample_conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0]
+    np.testing.assert_array_equal(got[:4, :4], [[1, 2, 1, 2], [2, 4, 2, 4], [1, 2, 1, 2], [2, 4, 2, 4]])
+    np.testing.assert_array_equal(got[-1], [1, 2, 1, 2, 1, 1])  # beyond the last column are zeros
+
+
+def depthwise_by_lax(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One grouped convolution for each sample."""
+    size, channels = kernel.shape[1], x.shape[-1]
+    kernels = jnp.broadcast_to(kernel, (x.shape[0], *kernel.shape[1:]))[:, :, :, None, :]
+    pads = ((size // 2, size // 2),) * 2
+    samples = [
+        lax.conv_general_dilated(
+            x[i : i + 1], kernels[i], (1, 1), pads, feature_group_count=channels,
+            dimension_numbers=layers.DIMENSIONS,
+        )
+        for i in range(x.shape[0])
+    ]  # fmt: skip
+    return jnp.concatenate(samples)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("size", "kernels"), [(1, 2), (3, 2), (3, 1), (7, 1)])
+def test_depthwise_and_its_gradients_equal_lax(size, kernels, dtype):
+    x, kernel = normal(0, 2, 5, 6, 3, dtype=dtype), normal(1, kernels, size, size, 3, dtype=dtype)
+    cotangent = normal(2, 2, 5, 6, 3, dtype=dtype)
+    with in_precision(dtype):
+        x, kernel, cotangent = (jnp.asarray(a) for a in (x, kernel, cotangent))
+        got, pull = jax.vjp(layers.depthwise_conv2d, x, kernel)
+        want, pull_lax = jax.vjp(depthwise_by_lax, x, kernel)
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, want, atol=10 * TOLERANCE[dtype])
+        for mine, theirs in zip(pull(cotangent), pull_lax(cotangent), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=20 * TOLERANCE[dtype])
+
+
+def test_depthwise_gradients_of_one_sample():
+    """With B = 1 a shared kernel and a kernel of the sample are the same shape, and the same gradient."""
+    x, kernel = jnp.asarray(normal(0, 1, 5, 6, 3)), jnp.asarray(normal(1, 1, 3, 3, 3))
+    got = jax.grad(lambda k: jnp.sum(layers.depthwise_conv2d(x, k) ** 2))(kernel)
+    want = jax.grad(lambda k: jnp.sum(depthwise_by_lax(x, k) ** 2))(kernel)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("gradient", "want"), [(1.0, [0.0, 1.0, 1.0]), (-1.0, [-1.0, -1.0, -1.0])])
+def test_lower_bound_passes_gradients_that_lead_back(gradient, want):
+    """Below the bound only a gradient whose descent raises x gets through; at the bound and above, all do."""
+    x = jnp.array([-1.0, 0.5, 2.0])
+    value, pull = jax.vjp(lambda x: layers.lower_bound(x, 0.5), x)
+    np.testing.assert_array_equal(value, [0.5, 0.5, 2.0])
+    np.testing.assert_array_equal(pull(jnp.full(3, gradient))[0], want)
+
+
+def gdn(x: jax.Array, inverse: bool, beta: np.ndarray, gamma: np.ndarray) -> jax.Array:
+    stored = {"beta": jnp.sqrt(beta + layers.PEDESTAL), "gamma": jnp.sqrt(gamma + layers.PEDESTAL)}
+    return layers.GDN(inverse).apply({"params": stored}, x)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gdn_equals_its_formula(inverse):
+    x, rng = normal(0, 2, 3, 4, 5), np.random.default_rng(1)
+    beta, gamma = rng.uniform(0.5, 2, 5), rng.uniform(0, 0.3, (5, 5))
+    norm = np.sqrt(beta + np.square(x.astype(np.float64)) @ gamma)
+    want = x * norm if inverse else x / norm
+    np.testing.assert_allclose(gdn(x, inverse, beta, gamma), want, rtol=1e-5, atol=1e-6)
+
+
+def test_gdn_without_gamma_is_a_scale_and_its_inverse_undoes_it():
+    x, beta, gamma = normal(0, 1, 2, 3, 4), np.full(4, 4.0), np.zeros((4, 4))
+    np.testing.assert_allclose(gdn(x, False, beta, gamma), x / 2, rtol=1e-6)
+    np.testing.assert_allclose(gdn(gdn(x, False, beta, gamma), True, beta, gamma), x, rtol=1e-6)
+
+
+def test_gdn_starts_with_beta_1_and_gamma_a_tenth_on_the_diagonal():
+    x = jnp.full((1, 1, 1, 3), 2.0)
+    got, _ = layers.GDN().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(got, 2 / np.sqrt(1 + 0.4), rtol=1e-6)
+
+
+def test_gdn_holds_where_beta_is_driven_below_its_bound():
+    params = {"beta": jnp.full(2, -3.0), "gamma": jnp.zeros((2, 2))}
+    got = layers.GDN().apply({"params": params}, jnp.ones((1, 1, 1, 2)))
+    np.testing.assert_allclose(got, layers.BETA_MIN**-0.5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "stride", "want"), [((7, 6), 2, (4, 3)), ((7, 6), 1, (7, 6))])
+def test_convolutions_of_ones_count_their_taps(size, stride, want):
+    x, module = jnp.ones((1, *size, 2)), layers.Conv(1, stride=stride)
+    params = jax.tree.map(jnp.ones_like, module.init(jax.random.key(0), x))
+    got = module.apply(params, x)
+    assert got.shape == (1, *want, 1)
+    assert got[0, 0, 0, 0] == 2 * 4 + 1  # a corner sees 4 of 9 taps, in 2 channels, and the bias
+    assert got[0, 1, 1, 0] == 2 * 9 + 1
+
+
+def test_initial_values_span_their_bound():
+    """Uniform within 1/sqrt(fan-in); a transposed convolution takes its outputs as the fan-in."""
+    x = jnp.ones((1, 2, 2, 20))
+    plain = layers.Conv(50).init(jax.random.key(0), x)["params"]
+    transposed = layers.UpsampleConv(50).init(jax.random.key(0), x)["params"]
+    for params, bound in ((plain, (9 * 20) ** -0.5), (transposed, (9 * 50) ** -0.5)):
+        for leaf in params.values():
+            assert 0.8 * bound < np.abs(leaf).max() <= bound * (1 + 1e-6)
+        np.testing.assert_allclose(np.std(params["kernel"]), bound / 3**0.5, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (layers.ResidualBlock(4), (2, 6, 8, 4)),
+        (layers.ResidualBlock(3), (2, 6, 8, 3)),
+        (layers.DownBlock(5), (2, 3, 4, 5)),
+        (layers.UpBlock(5), (2, 12, 16, 5)),
+    ],
+)
+def test_blocks_in_every_precision(module, shape):
+    x = normal(0, 2, 6, 8, 4)
+    variables = module.init(jax.random.key(0), x)
+    single = module.apply(variables, x)
+    assert single.shape == shape
+    half = module.apply(variables, jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), single, atol=0.1)
+    with float64():
+        double = module.apply(variables, jnp.asarray(x, jnp.float64))
+        assert double.dtype == jnp.float64
+        np.testing.assert_allclose(double, single, atol=1e-5)
+
+
+def test_a_residual_block_of_zeros_is_the_identity():
+    x, module = jnp.asarray(normal(0, 1, 3, 3, 4)), layers.ResidualBlock(4)
+    params = jax.tree.map(jnp.zeros_like, module.init(jax.random.key(0), x))
+    np.testing.assert_array_equal(module.apply(params, x), x)
+    assert "skip" not in params["params"]
+    assert "skip" in layers.ResidualBlock(3).init(jax.random.key(0), x)["params"]
