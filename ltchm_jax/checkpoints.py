@@ -1,18 +1,25 @@
 """What is kept on disk: the state of a run (Orbax), and a trained model (one safetensors file)."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from ltchm_jax.entropy.distributions import logistic_bin_bits
+from ltchm_jax.entropy.tables import PmfTables, quantise_pmf, tables_digest
+from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.files import atomic_write
-from ltchm_jax.model import ModelConfig, abstract_variables
+from ltchm_jax.model import LTCHM, ModelConfig, abstract_variables
 from ltchm_jax.training import TrainState
 
 FORMAT = "ltchm-model-1"
@@ -85,42 +92,60 @@ STATEFUL = frozenset({"model", "seed", "lmbda", "batch_size", "schedule", "dtype
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained model: `variables` hold float32 arrays; `notes` say where it comes from."""
+    """A trained model: `variables` hold float32 arrays; `notes` say where it comes from.
+
+    The integer tables of z are part of it: computed anew on another machine, a last bit could differ.
+    """
 
     config: ModelConfig
     variables: dict
+    z_tables: PmfTables
     notes: dict[str, str]
-    digest: bytes  # 8 bytes of SHA-256 over configuration and weights: a stream names its model by this
 
-
-def model_digest(config: ModelConfig, flat: dict[str, np.ndarray]) -> bytes:
-    """8 bytes that change with any weight, any name and any field of the configuration."""
-    sha = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-    for name in sorted(flat):
-        array = np.ascontiguousarray(flat[name], np.dtype("<f4"))
-        sha.update(f"{name}{array.shape}".encode() + array.tobytes())
-    return sha.digest()[:8]
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """8 bytes of SHA-256 over configuration, weights and tables: a stream names its model by this."""
+        sha = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode() + tables_digest())
+        for name, array in sorted(_to_arrays(self).items()):
+            sha.update(f"{name}{array.shape}".encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return sha.digest()[:8]
 
 
 def make_model(config: ModelConfig, variables: dict, notes: dict[str, str] | None = None) -> Model:
-    """A model from variables in memory, rounded to float16 as a file would keep them."""
-    flat = {k: np.asarray(v, np.float16) for k, v in flatten_dict(jax.device_get(variables), sep="/").items()}
-    return _from_flat(config, flat, notes or {})
+    """A model from variables in memory, rounded to float16 as a file keeps them; the tables of z are made here."""
+    variables = jax.tree.map(lambda v: np.asarray(v, np.float16).astype(np.float32), jax.device_get(variables))
+    return Model(config, variables, make_z_tables(config, variables), notes or {})
 
 
-def _from_flat(config: ModelConfig, flat: dict[str, np.ndarray], notes: dict[str, str]) -> Model:
-    wide = {k: v.astype(np.float32) for k, v in flat.items()}
-    return Model(config, unflatten_dict(wide, sep="/"), notes, model_digest(config, wide))
+def make_z_tables(config: ModelConfig, variables: dict) -> PmfTables:
+    """Integer tables of the factorised prior on as many integers as its tails need, at most +-Z_REACH."""
+    with float64():
+        edges = np.arange(-Z_REACH, Z_REACH + 2, dtype=np.float64) - 0.5
+        tiled = jnp.asarray(np.repeat(edges[:, None], config.width, 1))
+        logits = LTCHM(config).apply(variables, tiled, method="z_cumulative_logits")
+        pmf = np.exp2(-np.asarray(logistic_bin_bits(logits[:-1], logits[1:]))).T  # [C, 2 * Z_REACH + 1]
+    used = np.flatnonzero((pmf > Z_TAIL).any(0))
+    low, high = (used[0], used[-1]) if len(used) else (Z_REACH, Z_REACH)
+    return quantise_pmf(np.maximum(pmf[:, low : high + 1], Z_TAIL), int(low) - Z_REACH)
+
+
+Z_REACH = 1024
+Z_TAIL = 2.0**-18  # an integer less likely than this in every channel is left to the escape
+Z_CDF, Z_OFFSET = "tables/z_cdf", "tables/z_offset"
+
+
+def _to_arrays(model: Model) -> dict[str, np.ndarray]:
+    """What a file holds: float16 weights by path, int32 tables."""
+    flat = {k: np.asarray(v, np.float16) for k, v in flatten_dict(model.variables, sep="/").items()}
+    flat |= {Z_CDF: model.z_tables.cdf, Z_OFFSET: np.array([model.z_tables.offset], np.int32)}
+    return {k: np.ascontiguousarray(v) for k, v in flat.items()}  # the file format takes bytes as they lie
 
 
 def save_model(path: str | Path, model: Model) -> None:
-    """Writes one safetensors file: float16 weights, configuration and notes in its metadata."""
-    from safetensors.numpy import save
-
-    flat = {k: np.asarray(v, np.float16) for k, v in flatten_dict(model.variables, sep="/").items()}
+    """Writes one safetensors file: float16 weights, tables, and in its metadata configuration, digest and notes."""
     metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict()), "digest": model.digest.hex()}
     with atomic_write(path) as file:
-        file.write(save(flat, metadata | {f"note:{k}": v for k, v in model.notes.items()}))
+        file.write(save(_to_arrays(model), metadata | {f"note:{k}": v for k, v in model.notes.items()}))
 
 
 def load_model(path: str | Path) -> Model:
@@ -129,8 +154,6 @@ def load_model(path: str | Path) -> Model:
     Raises:
       CheckpointError: no such file, not a model, weights that do not fit the configuration, or a wrong digest.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         if Path(path).stat().st_size > MAX_MODEL_BYTES:
             raise CheckpointError(f"A model has at most {MAX_MODEL_BYTES} bytes, {str(path)!r} has more.")
@@ -146,12 +169,22 @@ def load_model(path: str | Path) -> Model:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"The configuration in {str(path)!r} can't be read: {error}") from error
-    check_weights(config, flat, str(path))
-    notes = {k.removeprefix("note:"): v for k, v in metadata.items() if k.startswith("note:")}
-    model = _from_flat(config, flat, notes)
+    model = _from_arrays(config, flat, {k[5:]: v for k, v in metadata.items() if k.startswith("note:")}, str(path))
     if model.digest.hex() != metadata.get("digest"):
-        raise CheckpointError(f"The digest of {str(path)!r} does not match its weights; get the file again.")
+        raise CheckpointError(f"The digest of {str(path)!r} does not match its content; get the file again.")
     return model
+
+
+def _from_arrays(config: ModelConfig, flat: dict[str, np.ndarray], notes: dict[str, str], name: str) -> Model:
+    try:
+        cdf, offset = flat.pop(Z_CDF), int(flat.pop(Z_OFFSET).item())
+        tables = PmfTables(cdf, offset)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"The tables of z in {name!r} can't be used: {error}; export the model again.") from error
+    check_weights(config, flat, name)
+    if len(cdf) != config.width or abs(offset) > Z_REACH:
+        raise CheckpointError(f"The tables of z in {name!r} must have {config.width} rows, got {cdf.shape} at {offset}.")
+    return Model(config, unflatten_dict({k: v.astype(np.float32) for k, v in flat.items()}, sep="/"), tables, notes)
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ Rules, so that nothing about a picture is guessed:
 - PNG keeps text, ICC profile and EXIF; TIFF keeps the ICC profile and TIFF tags, georeferencing among them.
 """
 
+import errno
 import logging
 import threading
 import warnings
@@ -88,6 +89,21 @@ def read_image(path: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> 
         return _read(file, str(path), max_pixels)
 
 
+def check_writable(path: str | Path, suffix: str | None = None) -> str:
+    """The ending in lower case of a picture file that can be written there, before the work is done.
+
+    Raises:
+      ImageError: the kind of file is not known.
+      OSError: its folder does not exist.
+    """
+    suffix = (suffix or Path(path).suffix).lower()
+    if suffix not in (".png", ".tif", ".tiff"):
+        raise ImageError(f"pictures are written as .png, .tif or .tiff, got {str(path)!r}: change the ending")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
+    return suffix
+
+
 def write_image(path: str | Path, image: Image, *, suffix: str | None = None) -> tuple[str, ...]:
     """Writes PNG or TIFF; a file of that name is replaced only when the new one is complete.
 
@@ -103,16 +119,14 @@ def write_image(path: str | Path, image: Image, *, suffix: str | None = None) ->
       ImageError: the kind of file is not known or can't hold the picture.
       OSError: the file can't be written.
     """
-    suffix = (suffix or Path(path).suffix).lower()
+    suffix = check_writable(path, suffix)
     if suffix == ".png":
         encode, lost = (
             _encode_png,
             {"TIFF tags": bool(image.metadata.tiff), "text": not _png_text(image.metadata)[1]},
         )
-    elif suffix in (".tif", ".tiff"):
-        encode, lost = _encode_tiff, {"text": bool(image.metadata.text), "EXIF": bool(image.metadata.exif)}
     else:
-        raise ImageError(f"pictures are written as .png, .tif or .tiff, got {str(path)!r}: change the ending")
+        encode, lost = _encode_tiff, {"text": bool(image.metadata.text), "EXIF": bool(image.metadata.exif)}
     with atomic_write(path) as file:
         encode(file, image)
     return tuple(kind for kind, is_lost in lost.items() if is_lost)

@@ -1,0 +1,174 @@
+"""The `ltchm` command: arguments in, one line of error out. Heavy imports wait until a command needs them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ltchm_jax.codec import Codec
+
+SUFFIX = ".ltc"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for a check that failed, 2 for an error, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, MemoryError, ImportError) as error:
+        print(f"ltchm: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="ltchm", description="Compress remote-sensing images with LTCHM.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    compress = commands.add_parser("compress", help="picture files to streams")
+    compress.add_argument("input", nargs="+", help="PNG, JPEG, TIFF, WebP or BMP; - for standard input")
+    compress.add_argument("output", help="a stream; a folder for several inputs; - for standard output")
+    compress.add_argument("--quality", type=float, help="0 (fewest bytes) to 5, any value between; default 2.5")
+    compress.add_argument("--metadata", action="store_true", help="keep ICC profile, EXIF, text and TIFF tags")
+    _add_model(compress)
+    compress.set_defaults(run=run_compress)
+
+    decompress = commands.add_parser("decompress", help="streams to picture files")
+    decompress.add_argument("input", nargs="+", help="a stream; - for standard input")
+    decompress.add_argument("output", help="a .png or .tif file; a folder for several inputs; - for PNG on output")
+    decompress.add_argument("--window", type=_window, metavar="X,Y,W,H", help="decode this part only")
+    decompress.add_argument("--max-pixels", type=int, help="refuse larger pictures")
+    _add_model(decompress)
+    decompress.set_defaults(run=run_decompress)
+
+    info = commands.add_parser("info", help="what a stream holds")
+    info.add_argument("input", help="a stream; - for standard input")
+    info.set_defaults(run=run_info)
+    return top
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", help="a model file, or the name of one that ships; default: the one that ships")
+
+
+def _window(text: str) -> tuple[int, int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"a window is X,Y,W,H in pixels, got {text!r}")
+    left, top, width, height = map(int, parts)
+    return top, left, height, width
+
+
+def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]]:
+    """Pairs of input and output; several inputs, or an output that is a folder, keep their names in that folder.
+
+    Raises:
+      ValueError: several inputs and no folder, or two of one name.
+    """
+    if not Path(output).is_dir():
+        if len(inputs) > 1:
+            raise ValueError(f"Several inputs need an existing folder to go to, got {output!r}.")
+        return [(inputs[0], output)]
+    names = [Path(name).stem + suffix for name in inputs]
+    if len(set(names)) < len(names):
+        raise ValueError("Inputs that go to one folder need names that differ without their endings.")
+    return [(name, str(Path(output) / target)) for name, target in zip(inputs, names, strict=True)]
+
+
+def open_codec(name: str | None) -> "Codec":
+    """The codec of a model; compiled functions are kept in the user's cache folder for the next run."""
+    from ltchm_jax.checkpoints import load_model
+    from ltchm_jax.codec import Codec, find_model
+
+    path = find_model(name)
+    import jax
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return Codec(load_model(path), path.stem)
+
+
+def _progress(blocks: Iterable, total: int) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(blocks, total=total, unit="block", disable=total == 1 or not sys.stderr.isatty(), leave=False)
+
+
+def run_compress(options: argparse.Namespace) -> None:
+    """`ltchm compress`."""
+    from ltchm_jax.files import atomic_write
+    from ltchm_jax.images import read_image
+
+    pairs = targets(options.input, options.output, SUFFIX)
+    codec = None
+    for source, target in pairs:
+        image = read_image(source)
+        codec = codec or open_codec(options.model)
+        data = codec.compress_image(image, options.quality, metadata=options.metadata, progress=_progress)
+        with atomic_write(target) as file:
+            file.write(data)
+        height, width = image.pixels.shape[:2]
+        note = f"{source}: {width} x {height}, {len(data)} bytes, {8 * len(data) / (width * height):.3f} bpp"
+        print(note, file=sys.stderr)
+
+
+def run_decompress(options: argparse.Namespace) -> None:
+    """`ltchm decompress`."""
+    from ltchm_jax.bitstream import MAX_PIXELS, read
+    from ltchm_jax.files import open_input
+    from ltchm_jax.grid import Rect
+    from ltchm_jax.images import check_writable, write_image
+
+    limit = MAX_PIXELS if options.max_pixels is None else options.max_pixels
+    codec = None
+    for source, target in targets(options.input, options.output, ".png"):
+        suffix = ".png" if target == "-" else None
+        check_writable(target, suffix)
+        with open_input(source) as file:
+            read(file, max_pixels=limit)  # refused before the model is loaded
+            file.seek(0)
+            codec = codec or open_codec(options.model)
+            window = options.window and Rect(*options.window)
+            image = codec.decompress_image(file, window, max_pixels=limit, progress=_progress)
+        lost = write_image(target, image, suffix=suffix)
+        if lost:
+            print(f"{target}: this kind of file can't keep {', '.join(lost)}", file=sys.stderr)
+
+
+def run_info(options: argparse.Namespace) -> None:
+    """`ltchm info`; loads neither JAX nor a model."""
+    from ltchm_jax.bitstream import read
+    from ltchm_jax.files import open_input
+
+    with open_input(options.input) as file:
+        container = read(file)
+        header, metadata = container.header, container.metadata
+        rows = {
+            "size": f"{header.width} x {header.height}",
+            "layout": f"{header.layout.label}, {header.samples_per_pixel} samples of {header.samples.name.lower()}",
+            "bytes": f"{container.size} ({8 * container.size / (header.width * header.height):.4f} bpp)",
+            "payload": f"{container.payload_size} bytes",
+            "quality": f"{header.quality / 256:g}",
+            "blocks": f"{len(container)} of {header.grid.shape[1]} x {header.grid.shape[0]}",
+            "model": header.digest.hex(),
+            "metadata": ", ".join(_kinds(metadata)) or "none",
+        }
+    width = max(map(len, rows))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
+
+
+def _kinds(metadata: object) -> list[str]:
+    return [name for name in ("text", "icc", "exif", "tiff") if getattr(metadata, name)]
