@@ -8,7 +8,9 @@ from ml_collections import config_flags
 from ltchm_jax import run
 
 config_flags.DEFINE_config_file("config", "configs/ltchm.py", "What to train.", lock_config=True)
-flags.DEFINE_string("workdir", None, "Folder of checkpoints and logs; a run found there goes on.", required=True)
+flags.DEFINE_string(
+    "workdir", None, "Folder of checkpoints and logs; a run found there goes on.", required=True
+)
 
 
 def main(_: list[str]) -> int:

@@ -52,7 +52,9 @@ class RunCheckpoints:
                     file.write(text.encode())
             old = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}.") from error
+            raise CheckpointError(
+                f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
+            ) from error
         new = json.loads(text)
         changed = sorted(k for k in old.keys() | new.keys() if k in STATEFUL and old.get(k) != new.get(k))
         if changed:
@@ -77,7 +79,9 @@ class RunCheckpoints:
             kept = self._manager.restore(self.latest_step(), args=items)
         except (ValueError, KeyError, OSError) as error:
             line = str(error).splitlines()[0]
-            raise CheckpointError(f"Step {self.latest_step()} could not be restored: {line}; delete it.") from error
+            raise CheckpointError(
+                f"Step {self.latest_step()} could not be restored: {line}; delete it."
+            ) from error
         return kept.state, kept.data
 
     def close(self) -> None:
@@ -87,7 +91,9 @@ class RunCheckpoints:
 
 
 # Fields of a configuration that a run can't change half-way; steps, data folders and intervals it can.
-STATEFUL = frozenset({"model", "seed", "lmbda", "batch_size", "schedule", "dtype", "ema", "clip_value", "clip_norm"})
+STATEFUL = frozenset(
+    {"model", "seed", "lmbda", "batch_size", "schedule", "dtype", "ema", "clip_value", "clip_norm"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +113,17 @@ class Model:
         """8 bytes of SHA-256 over configuration, weights and tables: a stream names its model by this."""
         sha = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode() + tables_digest())
         for name, array in sorted(_to_arrays(self).items()):
-            sha.update(f"{name}{array.shape}".encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
+            sha.update(
+                f"{name}{array.shape}".encode() + array.astype(array.dtype.newbyteorder("<")).tobytes()
+            )
         return sha.digest()[:8]
 
 
 def make_model(config: ModelConfig, variables: dict, notes: dict[str, str] | None = None) -> Model:
     """A model from variables in memory, rounded to float16 as a file keeps them; the tables of z are made here."""
-    variables = jax.tree.map(lambda v: np.asarray(v, np.float16).astype(np.float32), jax.device_get(variables))
+    variables = jax.tree.map(
+        lambda v: np.asarray(v, np.float16).astype(np.float32), jax.device_get(variables)
+    )
     return Model(config, variables, make_z_tables(config, variables), notes or {})
 
 
@@ -159,17 +169,23 @@ def load_model(path: str | Path) -> Model:
             raise CheckpointError(f"A model has at most {MAX_MODEL_BYTES} bytes, {str(path)!r} has more.")
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            flat = {name: file.get_tensor(name) for name in file.keys()}
         if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"A model file says format {FORMAT}, {str(path)!r} says {metadata.get('format')!r}.")
+            raise CheckpointError(
+                f"A model file says format {FORMAT}, {str(path)!r} says {metadata.get('format')!r}."
+            )
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise CheckpointError(f"A model is a safetensors file written by this package; {str(path)!r}: {error}.") from error
+        raise CheckpointError(
+            f"A model is a safetensors file written by this package; {str(path)!r}: {error}."
+        ) from error
     except ValueError as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"The configuration in {str(path)!r} can't be read: {error}") from error
-    model = _from_arrays(config, flat, {k[5:]: v for k, v in metadata.items() if k.startswith("note:")}, str(path))
+    model = _from_arrays(
+        config, flat, {k[5:]: v for k, v in metadata.items() if k.startswith("note:")}, str(path)
+    )
     if model.digest.hex() != metadata.get("digest"):
         raise CheckpointError(f"The digest of {str(path)!r} does not match its content; get the file again.")
     return model
@@ -180,11 +196,17 @@ def _from_arrays(config: ModelConfig, flat: dict[str, np.ndarray], notes: dict[s
         cdf, offset = flat.pop(Z_CDF), int(flat.pop(Z_OFFSET).item())
         tables = PmfTables(cdf, offset)
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"The tables of z in {name!r} can't be used: {error}; export the model again.") from error
+        raise CheckpointError(
+            f"The tables of z in {name!r} can't be used: {error}; export the model again."
+        ) from error
     check_weights(config, flat, name)
     if len(cdf) != config.width or abs(offset) > Z_REACH:
-        raise CheckpointError(f"The tables of z in {name!r} must have {config.width} rows, got {cdf.shape} at {offset}.")
-    return Model(config, unflatten_dict({k: v.astype(np.float32) for k, v in flat.items()}, sep="/"), tables, notes)
+        raise CheckpointError(
+            f"The tables of z in {name!r} must have {config.width} rows, got {cdf.shape} at {offset}."
+        )
+    return Model(
+        config, unflatten_dict({k: v.astype(np.float32) for k, v in flat.items()}, sep="/"), tables, notes
+    )
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -197,7 +219,11 @@ def check_weights(config: ModelConfig, flat: dict[str, np.ndarray], name: str) -
     want, have = expected_shapes(config), {k: v.shape for k, v in flat.items()}
     wrong = [f"{k} missing" for k in sorted(want.keys() - have.keys())]
     wrong += [f"{k} unknown" for k in sorted(have.keys() - want.keys())]
-    wrong += [f"{k} is {have[k]}, not {want[k]}" for k in sorted(want.keys() & have.keys()) if want[k] != have[k]]
+    wrong += [
+        f"{k} is {have[k]}, not {want[k]}" for k in sorted(want.keys() & have.keys()) if want[k] != have[k]
+    ]
     wrong += [f"{k} not finite" for k in sorted(flat) if not np.isfinite(flat[k]).all()]
     if wrong:
-        raise CheckpointError(f"The weights of {name!r} do not fit its configuration: {'; '.join(wrong[:8])}.")
+        raise CheckpointError(
+            f"The weights of {name!r} do not fit its configuration: {'; '.join(wrong[:8])}."
+        )

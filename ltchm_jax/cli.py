@@ -40,14 +40,20 @@ def parser() -> argparse.ArgumentParser:
     compress = commands.add_parser("compress", help="picture files to streams")
     compress.add_argument("input", nargs="+", help="PNG, JPEG, TIFF, WebP or BMP; - for standard input")
     compress.add_argument("output", help="a stream; a folder for several inputs; - for standard output")
-    compress.add_argument("--quality", type=float, help="0 (fewest bytes) to 5, any value between; default 2.5")
-    compress.add_argument("--metadata", action="store_true", help="keep ICC profile, EXIF, text and TIFF tags")
+    compress.add_argument(
+        "--quality", type=float, help="0 (fewest bytes) to 5, any value between; default 2.5"
+    )
+    compress.add_argument(
+        "--metadata", action="store_true", help="keep ICC profile, EXIF, text and TIFF tags"
+    )
     _add_model(compress)
     compress.set_defaults(run=run_compress)
 
     decompress = commands.add_parser("decompress", help="streams to picture files")
     decompress.add_argument("input", nargs="+", help="a stream; - for standard input")
-    decompress.add_argument("output", help="a .png or .tif file; a folder for several inputs; - for PNG on output")
+    decompress.add_argument(
+        "output", help="a .png or .tif file; a folder for several inputs; - for PNG on output"
+    )
     decompress.add_argument("--window", type=_window, metavar="X,Y,W,H", help="decode this part only")
     decompress.add_argument("--max-pixels", type=int, help="refuse larger pictures")
     _add_model(decompress)
@@ -60,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", help="a model file, or the name of one that ships; default: the one that ships")
+    command.add_argument(
+        "--model", help="a model file, or the name of one that ships; default: the one that ships"
+    )
 
 
 def _window(text: str) -> tuple[int, int, int, int]:

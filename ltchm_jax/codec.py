@@ -27,7 +27,6 @@ from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.files import atomic_write, open_input
 from ltchm_jax.grid import Rect
 from ltchm_jax.images import LAYOUTS, Image, read_image, write_image
-from ltchm_jax.metadata import Metadata
 from ltchm_jax.model import LTCHM, padded_size
 
 DEFAULT_MODEL = "rsscn7-c64"
@@ -103,7 +102,12 @@ class Codec:
         return self.compress_image(Image(pixels, layout), quality)
 
     def compress_image(
-        self, image: Image, quality: float | None = None, *, metadata: bool = False, progress: Progress = _silent
+        self,
+        image: Image,
+        quality: float | None = None,
+        *,
+        metadata: bool = False,
+        progress: Progress = _silent,
     ) -> bytes:
         """The same for a picture with a layout; `metadata` keeps what else its file held."""
         colour, alpha = self._split_alpha(image)
@@ -111,7 +115,10 @@ class Codec:
         rects = [header.grid.rect(i) for i in range(header.grid.count)]
         blocks = [self._encode(colour[rect.slices], header.quality) for rect in progress(rects, len(rects))]
         return bitstream.pack(
-            header, blocks, metadata=image.metadata if metadata else None, alpha=None if alpha is None else alpha.tobytes()
+            header,
+            blocks,
+            metadata=image.metadata if metadata else None,
+            alpha=None if alpha is None else alpha.tobytes(),
         )
 
     def decompress(self, data: bytes, window: Rect | None = None) -> np.ndarray:
@@ -141,7 +148,9 @@ class Codec:
             pixels = np.concatenate([pixels, plane[window.slices]], -1)
         return Image(pixels, header.layout, container.metadata)
 
-    def compress_file(self, source: str | Path, target: str | Path, quality: float | None = None, **options: bool) -> int:
+    def compress_file(
+        self, source: str | Path, target: str | Path, quality: float | None = None, **options: bool
+    ) -> int:
         """Reads a picture file, writes a stream (whole or not at all), and returns its length in bytes."""
         data = self.compress_image(read_image(source), quality, **options)  # type: ignore[arg-type]
         with atomic_write(target) as file:
@@ -182,7 +191,9 @@ class Codec:
     def _check_bands(self, layout: Layout, bands: int) -> None:
         if bands not in (1, self.model.config.bands):
             want = self.model.config.bands
-            raise ValueError(f"Model {self.name} codes {want} bands (or grey), got {bands} of layout {layout.label}.")
+            raise ValueError(
+                f"Model {self.name} codes {want} bands (or grey), got {bands} of layout {layout.label}."
+            )
 
     def _checked_quality(self, quality: float | None) -> int:
         """In steps of 1/256."""
@@ -199,7 +210,9 @@ class Codec:
     def _check_header(self, header: Header) -> None:
         top = max(len(self.model.config.lmbdas) - 1, 0) * QUALITY_STEPS
         if header.quality > top:
-            raise bitstream.Malformed(f"the model has qualities up to {top} / 256, the stream says {header.quality}")
+            raise bitstream.Malformed(
+                f"the model has qualities up to {top} / 256, the stream says {header.quality}"
+            )
 
     def _latents(self, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
         """y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C] of colour uint8 [h, w, bands], padded by its edges."""
@@ -226,7 +239,9 @@ class Codec:
         except RangeCoderError as error:
             raise bitstream.Malformed(f"block {number} can't be decoded: {error}") from error
         block.check_latents(latents_crc(z, y))
-        pixels = np.asarray(self._synthesise(self._variables, y[None], self._rate(header.quality)))[0, :height, :width]
+        pixels = np.asarray(self._synthesise(self._variables, y[None], self._rate(header.quality)))[
+            0, :height, :width
+        ]
         return pixels if header.bands > 1 else np.round(pixels.mean(-1, keepdims=True)).astype(np.uint8)
 
     def _rate(self, quality: int) -> np.ndarray:
@@ -237,7 +252,9 @@ class Codec:
         with float64():
             return self._hyper(self._wide, z[None], self._rate(quality))[0]
 
-    def _analysis(self, variables: dict, pixels: jax.Array, quality: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _analysis(
+        self, variables: dict, pixels: jax.Array, quality: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         latents = self._net.apply(variables, pixels.astype(jnp.float32) / 255, quality, method="analyse")
         limit = float(SYMBOL_LIMIT)
         y, z = (jnp.round(jnp.clip(jnp.nan_to_num(v), -limit, limit)).astype(jnp.int32) for v in latents)
@@ -254,5 +271,3 @@ class Codec:
 def latents_crc(z: np.ndarray, y: np.ndarray) -> int:
     """CRC-32 of the integers of z, then of y, as little-endian int32 in C order."""
     return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes()))
-
-

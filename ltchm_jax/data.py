@@ -47,7 +47,9 @@ class FolderSource:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"An image could not be read: {str(path)!r}: {error}; remove it or repair it.") from error
+            raise DataError(
+                f"An image could not be read: {str(path)!r}: {error}; remove it or repair it."
+            ) from error
 
     def __repr__(self) -> str:
         return f"FolderSource({len(self)} images)"
@@ -92,7 +94,9 @@ def open_source(config: Any, split: str) -> Source:
     train = split == "train"
     if data.folder:
         return FolderSource(data.folder if train else data.validation_folder or data.folder)
-    return TfdsSource(data.tfds, data.tfds_split if train else data.tfds_validation_split, data.tfds_dir or None)
+    return TfdsSource(
+        data.tfds, data.tfds_split if train else data.tfds_validation_split, data.tfds_dir or None
+    )
 
 
 def crop(image: np.ndarray, size: int, rng: np.random.Generator, flips: bool = True) -> np.ndarray:

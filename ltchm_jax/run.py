@@ -24,7 +24,9 @@ class MetricWriter:
     def __init__(self, workdir: Path) -> None:
         self._file = (workdir / "metrics.jsonl").open("a")
         self._board = None
-        with contextlib.suppress(Exception):  # the newest JAX breaks the import, a missing TensorFlow the writer
+        with contextlib.suppress(
+            Exception
+        ):  # the newest JAX breaks the import, a missing TensorFlow the writer
             from clu import metric_writers
 
             self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)
@@ -43,7 +45,9 @@ class MetricWriter:
 def stop_on_signals() -> Iterator[list[int]]:
     """A list that holds the signal, once Ctrl-C or a termination was asked for; the run then ends in good order."""
     asked: list[int] = []
-    old = {s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    old = {
+        s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield asked
     finally:

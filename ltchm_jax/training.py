@@ -91,7 +91,9 @@ def unravel(model: ModelConfig, weights: jax.Array) -> Any:
     leaves, tree = jax.tree.flatten(abstract_variables(model)["params"])
     sizes = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = jnp.split(weights, sizes)
-    return jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+    return jax.tree.unflatten(
+        tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    )
 
 
 def draw_rates(recipe: Recipe, key: jax.Array, batch: int) -> tuple[jax.Array | None, jax.Array]:
@@ -105,7 +107,9 @@ def draw_rates(recipe: Recipe, key: jax.Array, batch: int) -> tuple[jax.Array | 
 
 def lmbda_at(lmbdas: tuple[float, ...], quality: jax.Array) -> jax.Array:
     """lmbda at real qualities [B] in 0..L-1, interpolated exponentially like the gains."""
-    return jnp.exp(jnp.interp(quality, jnp.arange(len(lmbdas), dtype=jnp.float32), jnp.log(jnp.asarray(lmbdas))))
+    return jnp.exp(
+        jnp.interp(quality, jnp.arange(len(lmbdas), dtype=jnp.float32), jnp.log(jnp.asarray(lmbdas)))
+    )
 
 
 def to_unit(images: jax.Array) -> jax.Array:
@@ -137,7 +141,9 @@ def _noise(config: ModelConfig, shape: tuple[int, ...], key_y: jax.Array, key_z:
     batch, height, width = shape[0], -(-shape[1] // 64), -(-shape[2] // 64)
     y_shape = (batch, 4 * height, 4 * width, config.latent_channels)
     z_shape = (batch, height, width, config.width)
-    draw = [jax.random.uniform(k, s, minval=-0.5, maxval=0.5) for k, s in ((key_y, y_shape), (key_z, z_shape))]
+    draw = [
+        jax.random.uniform(k, s, minval=-0.5, maxval=0.5) for k, s in ((key_y, y_shape), (key_z, z_shape))
+    ]
     return draw[0], draw[1]
 
 
@@ -153,7 +159,9 @@ def train_step(
     Returns:
       The next state and metrics, both averaged over devices.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.seed), state.step), lax.axis_index(AXIS))
+    key = jax.random.fold_in(
+        jax.random.fold_in(jax.random.key(recipe.seed), state.step), lax.axis_index(AXIS)
+    )
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     params = unravel(recipe.model, state.weights)
     (_, (batch_stats, losses)), grads = grad_fn(params, state.batch_stats, images, key, recipe)
@@ -173,10 +181,14 @@ def summarise(losses: Losses) -> Metrics:
     return named | {"bpp": losses.bpp_y + losses.bpp_z, "psnr": psnr(losses.mse)}
 
 
-def eval_step(params: Any, batch_stats: Any, images: jax.Array, quality: jax.Array | None, recipe: Recipe) -> Losses:
+def eval_step(
+    params: Any, batch_stats: Any, images: jax.Array, quality: jax.Array | None, recipe: Recipe
+) -> Losses:
     """Losses [B] of uint8 images with rounding and running statistics; quality [B] or None."""
     x = to_unit(images)
-    lmbda = jnp.full((x.shape[0],), recipe.lmbda) if quality is None else lmbda_at(recipe.model.lmbdas, quality)
+    lmbda = (
+        jnp.full((x.shape[0],), recipe.lmbda) if quality is None else lmbda_at(recipe.model.lmbdas, quality)
+    )
     output = LTCHM(recipe.model).apply({"params": params, "batch_stats": batch_stats}, x, quality)
     return rate_distortion(output, x, lmbda, recipe.model.mixture)
 
@@ -193,7 +205,9 @@ class Trainer:
         self.recipe, self.devices = Recipe.from_config(config), devices
         self.optimizer = make_optimizer(config)
         self._step = jax.pmap(
-            lambda state, images: train_step(state, images, self.recipe, self.optimizer), AXIS, donate_argnums=0
+            lambda state, images: train_step(state, images, self.recipe, self.optimizer),
+            AXIS,
+            donate_argnums=0,
         )
         self._eval = jax.jit(lambda *args: eval_step(*args, self.recipe))
 

@@ -34,9 +34,7 @@ def find_guards(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return positions, (fraction.ravel()[positions] >= 0.5).astype(np.int64)
 
 
-def entries(
-    flat: np.ndarray, sides: np.ndarray, count: int, positions: np.ndarray, shape: Shape
-) -> Guards:
+def entries(flat: np.ndarray, sides: np.ndarray, count: int, positions: np.ndarray, shape: Shape) -> Guards:
     """Guards as a stream holds them.
 
     Args:

@@ -14,7 +14,9 @@ class ModelConfig:
     The defaults are the preset `paper`: Fig. 1, Tables 1-2 and the equations of Zhang et al. 2024.
     """
 
-    variant: str = "paper"  # paper | released: how hyper-attention, hyper synthesis and initial values are built
+    variant: str = (
+        "paper"  # paper | released: how hyper-attention, hyper synthesis and initial values are built
+    )
     width: int = 192  # C (N in the released code): channels of the transforms; a multiple of 64
     latent_mult: int = 2  # channels of y over C
     bands: int = 3  # channels of the image
@@ -31,7 +33,9 @@ class ModelConfig:
     components: int = 3
     scale_min: float = 0.11
     prior_filters: tuple[int, ...] = (3, 3, 3)  # hidden widths of the factorised prior of z
-    lmbdas: tuple[float, ...] = ()  # rates of a variable-rate model, lowest first; empty: one rate, no gain units
+    lmbdas: tuple[
+        float, ...
+    ] = ()  # rates of a variable-rate model, lowest first; empty: one rate, no gain units
 
     def __post_init__(self) -> None:
         _check("variant", self.variant, ("paper", "released"))
@@ -66,7 +70,9 @@ class ModelConfig:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise ValueError(f"A model has no field {', '.join(unknown)}; the fields are {', '.join(sorted(fields))}.")
+            raise ValueError(
+                f"A model has no field {', '.join(unknown)}; the fields are {', '.join(sorted(fields))}."
+            )
         return cls(**{k: _typed(k, v, fields[k].default) for k, v in values.items()})
 
 

@@ -91,10 +91,18 @@ class IDConv(nn.Module):
         bias = self.param("bias", init, (self.kernels, 1, 1, channels)).astype(x.dtype)
         # A 1x1 kernel is made from the same mean as the bias: one projection serves both, and counts twice.
         project = Bottleneck(
-            self.reduction, self.kernels, self.norm, self.train, self.axis_name, 2 if size == 1 else 1, name="proj"
+            self.reduction,
+            self.kernels,
+            self.norm,
+            self.train,
+            self.axis_name,
+            2 if size == 1 else 1,
+            name="proj",
         )
         mean = adaptive_average_pool(x, 1)
-        kernel_mix = self._softmax(project(mean if size == 1 else adaptive_average_pool(x, size)))  # [B, G, K, K, C]
+        kernel_mix = self._softmax(
+            project(mean if size == 1 else adaptive_average_pool(x, size))
+        )  # [B, G, K, K, C]
         bias_mix = kernel_mix if size == 1 else self._softmax(project(mean))  # [B, G, 1, 1, C]
         kernel, offset = jnp.sum(kernel_mix * weight[None], 1), jnp.sum(bias_mix * bias[None], 1)
         return (x * kernel if size == 1 else depthwise_conv2d(x, kernel)) + offset
@@ -174,7 +182,9 @@ class DAM(nn.Module):
     def _stacked_variables(self, unit: ResidualUnit, channels: int) -> dict:
         def init(key: Array, collection: str) -> dict:
             keys = jax.random.split(key, (BRANCHES, UNITS))
-            return jax.vmap(jax.vmap(lambda key: unit.init(key, jnp.zeros((1, 3, 3, channels)))[collection]))(keys)
+            return jax.vmap(jax.vmap(lambda key: unit.init(key, jnp.zeros((1, 3, 3, channels)))[collection]))(
+                keys
+            )
 
         variables = {"params": self.param("branches", init, "params")}
         if self.norm == "batch":

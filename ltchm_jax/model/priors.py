@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ltchm_jax.model.config import ModelConfig
-from ltchm_jax.model.layers import Array, bias_init, leaky_relu, lower_bound
 from ltchm_jax.model.hpham import Linear
+from ltchm_jax.model.layers import Array, bias_init, leaky_relu, lower_bound
 
 # The causal part of the 5x5 mask of type A, in raster order: (row, column) offsets of the taps.
 CAUSAL_TAPS = tuple((i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0)
@@ -28,7 +28,9 @@ def causal_taps(y_hat: Array) -> Array:
     """The 12 decoded neighbours of every position, zeros outside: [B, H, W, M] -> [B, H, W, 12, M]."""
     height, width = y_hat.shape[1:3]
     padded = jnp.pad(y_hat, ((0, 0), (2, 0), (2, 2), (0, 0)))
-    return jnp.stack([padded[:, 2 + i : 2 + i + height, 2 + j : 2 + j + width] for i, j in CAUSAL_TAPS], axis=3)
+    return jnp.stack(
+        [padded[:, 2 + i : 2 + i + height, 2 + j : 2 + j + width] for i, j in CAUSAL_TAPS], axis=3
+    )
 
 
 class EntropyParameters(nn.Module):
