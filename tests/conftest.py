@@ -5,7 +5,7 @@ import random
 import sys
 from pathlib import Path
 
-# Read when JAX starts. Tests compile far longer than they compute: unoptimised code halves the time of a file.
+# Read when JAX starts. Tests compile for longer than they compute: unoptimised code halves their time.
 XLA_FLAGS = {"xla_force_host_platform_device_count": 2, "xla_backend_optimization_level": 0}
 given = os.environ.get("XLA_FLAGS", "")
 added = [f"--{name}={value}" for name, value in XLA_FLAGS.items() if name not in given]
