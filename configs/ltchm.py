@@ -17,10 +17,12 @@ def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 234
 
-    # The model, every field of ltchm_jax.model.ModelConfig: `--config configs/ltchm.py:released` for the other preset.
+    # The model, every field of ltchm_jax.model.ModelConfig: `--config configs/ltchm.py:released` for the
+    # other preset.
     config.model = ml_collections.ConfigDict(dataclasses.asdict(PRESETS[preset]))
 
-    # Objective: bpp + lmbda * MSE of values in 0..1. A model with `lmbdas` draws the rate of every image instead.
+    # Objective: bpp + lmbda * MSE of values in 0..1. A model with `lmbdas` draws the rate of every image
+    # instead.
     config.lmbda = 512.0
 
     config.data = ml_collections.ConfigDict()

@@ -1,7 +1,7 @@
 """LTCHM in JAX: a remote-sensing image codec with real bitstreams.
 
-`ltchm_jax.Codec` codes pictures; `ltchm_jax.LTCHM` is the model, as pure functions. Neither is loaded before it is
-asked for, so that the command line answers at once.
+`ltchm_jax.Codec` codes pictures; `ltchm_jax.LTCHM` is the model, as pure functions. Neither is loaded before
+it is asked for, so that the command line answers at once.
 """
 
 import importlib

@@ -120,7 +120,7 @@ class Model:
 
 
 def make_model(config: ModelConfig, variables: dict, notes: dict[str, str] | None = None) -> Model:
-    """A model from variables in memory, rounded to float16 as a file keeps them; the tables of z are made here."""
+    """A model from variables in memory, rounded to float16 as a file keeps them; makes the tables of z."""
     variables = jax.tree.map(
         lambda v: np.asarray(v, np.float16).astype(np.float32), jax.device_get(variables)
     )
@@ -152,7 +152,7 @@ def _to_arrays(model: Model) -> dict[str, np.ndarray]:
 
 
 def save_model(path: str | Path, model: Model) -> None:
-    """Writes one safetensors file: float16 weights, tables, and in its metadata configuration, digest and notes."""
+    """Writes one safetensors file: float16 weights and tables; configuration, digest, notes as metadata."""
     metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict()), "digest": model.digest.hex()}
     with atomic_write(path) as file:
         file.write(save(_to_arrays(model), metadata | {f"note:{k}": v for k, v in model.notes.items()}))
@@ -162,14 +162,14 @@ def load_model(path: str | Path) -> Model:
     """Reads what `save_model` wrote.
 
     Raises:
-      CheckpointError: no such file, not a model, weights that do not fit the configuration, or a wrong digest.
+      CheckpointError: no such file, not a model, weights that don't fit the configuration, a wrong digest.
     """
     try:
         if Path(path).stat().st_size > MAX_MODEL_BYTES:
             raise CheckpointError(f"A model has at most {MAX_MODEL_BYTES} bytes, {str(path)!r} has more.")
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            flat = {name: file.get_tensor(name) for name in file.keys()}
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") != FORMAT:
             raise CheckpointError(
                 f"A model file says format {FORMAT}, {str(path)!r} says {metadata.get('format')!r}."
@@ -215,7 +215,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(config: ModelConfig, flat: dict[str, np.ndarray], name: str) -> None:
-    """Raises CheckpointError, with all that is wrong in one line, unless the weights are those of `config`."""
+    """Raises CheckpointError, all that is wrong in one line, unless the weights are those of `config`."""
     want, have = expected_shapes(config), {k: v.shape for k, v in flat.items()}
     wrong = [f"{k} missing" for k in sorted(want.keys() - have.keys())]
     wrong += [f"{k} unknown" for k in sorted(have.keys() - want.keys())]

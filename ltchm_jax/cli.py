@@ -14,7 +14,7 @@ SUFFIX = ".ltc"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a check that failed, 2 for an error, 130 for Ctrl-C."""
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for an error, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
         return options.run(options) or 0
@@ -80,7 +80,7 @@ def _window(text: str) -> tuple[int, int, int, int]:
 
 
 def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]]:
-    """Pairs of input and output; several inputs, or an output that is a folder, keep their names in that folder.
+    """Pairs of input and output; several inputs, or one and a folder, keep their names in that folder.
 
     Raises:
       ValueError: several inputs and no folder, or two of one name.
@@ -164,9 +164,10 @@ def run_info(options: argparse.Namespace) -> None:
     with open_input(options.input) as file:
         container = read(file)
         header, metadata = container.header, container.metadata
+        samples = f"{header.samples_per_pixel} samples of {header.samples.name.lower()}"
         rows = {
             "size": f"{header.width} x {header.height}",
-            "layout": f"{header.layout.label}, {header.samples_per_pixel} samples of {header.samples.name.lower()}",
+            "layout": f"{header.layout.label}, {samples}",
             "bytes": f"{container.size} ({8 * container.size / (header.width * header.height):.4f} bpp)",
             "payload": f"{container.payload_size} bytes",
             "quality": f"{header.quality / 256:g}",

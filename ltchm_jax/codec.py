@@ -1,7 +1,7 @@
 """Pictures to streams and back with one model: the library's front door.
 
-A picture is cut into overlapping blocks, each padded to the model's stride and coded on its own: transforms in
-float32 on any device, the entropy model in float64, integers from there on (see `entropy`).
+A picture is cut into overlapping blocks, each padded to the model's stride and coded on its own: transforms
+in float32 on any device, the entropy model in float64, integers from there on (see `entropy`).
 """
 
 import functools
@@ -92,8 +92,8 @@ class Codec:
         """A picture as a stream.
 
         Args:
-          pixels: uint8 [H, W, bands]; 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGB, alpha), or the model's bands.
-          quality: 0 (fewest bytes) to L-1 for a model of L rates, in steps of 1/256; its middle when not given.
+          pixels: uint8 [H, W, bands]; 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGB, alpha), the model's bands.
+          quality: 0 (fewest bytes) to L-1 for a model of L rates, in steps of 1/256; by default its middle.
 
         Raises:
           ValueError: wrong type, shape, number of bands or quality.
@@ -169,7 +169,7 @@ class Codec:
         return int(sum((np.abs(v) >= SYMBOL_LIMIT).sum() for v in (y, z)))
 
     def ideal_bytes(self, pixels: np.ndarray, quality: float | None = None) -> float:
-        """The code length of y under the float model, in bytes, of a picture that is one block: for checks."""
+        """Code length of y under the float model, in bytes, of a picture that is one block: for checks."""
         steps = self._checked_quality(quality)
         y, z = self._latents(pixels, steps)
         return self._coder.ideal_bits(y, self._psi(z, steps)) / 8
@@ -215,7 +215,7 @@ class Codec:
             )
 
     def _latents(self, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-        """y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C] of colour uint8 [h, w, bands], padded by its edges."""
+        """y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C] of uint8 [h, w, bands], padded by its edges."""
         pads = [(0, padded_size(n) - n) for n in pixels.shape[:2]]
         padded = np.pad(pixels, [*pads, (0, 0)], "edge")
         y, z = jax.device_get(self._analyse(self._variables, padded[None], self._rate(quality)))

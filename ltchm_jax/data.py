@@ -89,7 +89,7 @@ def open_source(config: Any, split: str) -> Source:
     data = config.data
     if bool(data.folder) == bool(data.tfds):
         raise DataError(
-            "Training needs one source of images: set --config.data.folder=DIR or --config.data.tfds=NAME, not both."
+            "Training needs one source of images: set --config.data.folder=DIR or --config.data.tfds=NAME."
         )
     train = split == "train"
     if data.folder:
@@ -100,7 +100,7 @@ def open_source(config: Any, split: str) -> Source:
 
 
 def crop(image: np.ndarray, size: int, rng: np.random.Generator, flips: bool = True) -> np.ndarray:
-    """A random size x size crop of image [H, W, C], flipped at random; smaller images are mirrored up to size."""
+    """A random size x size crop of image [H, W, C], flipped at random; smaller ones are mirrored up to it."""
     short = [max(0, size - n) for n in image.shape[:2]]
     if any(short):
         image = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), "symmetric")
@@ -122,10 +122,10 @@ class RandomCrop(grain.RandomMapTransform):
 
 
 def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 1) -> grain.DatasetIterator:
-    """Endless batches uint8 [B, crop, crop, 3] for host `shard` of `shards`; B is its share of the global batch.
+    """Endless batches uint8 [B, crop, crop, 3] for host `shard` of `shards`; B is its share of the batch.
 
-    The order and the crops depend on `config.seed` alone. `get_state` and `set_state` of the iterator give and
-    take its position, which is JSON.
+    The order and the crops depend on `config.seed` alone. `get_state` and `set_state` of the iterator give
+    and take its position, which is JSON.
 
     Raises:
       DataError: fewer images than hosts.
@@ -141,7 +141,7 @@ def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 
 
 
 def validation_batches(source: Source, config: Any) -> list[np.ndarray]:
-    """The central crop of the first `config.data.validation_images` images, in batches uint8 [B, crop, crop, 3]."""
+    """Central crops of the first `config.data.validation_images` images, batches uint8 [B, crop, crop, 3]."""
     count = min(len(source), config.data.validation_images)
     crops = [_central(source[i], config.data.crop) for i in range(count)]
     size = config.batch_size

@@ -21,7 +21,7 @@ class Losses(NamedTuple):
 
 
 def bits_per_pixel(output: Output, pixels: int, mixture: str) -> tuple[jax.Array, jax.Array]:
-    """Ideal code lengths of y_hat and z_hat [B] in bits over `pixels`, under the model's own probabilities."""
+    """Ideal code lengths of y_hat and z_hat [B] in bits over `pixels`, under the model's probabilities."""
     means, scales, weights = output.mixture
     log_weights = jnp.log(jnp.maximum(weights, SMALLEST_WEIGHT))
     bits_y = mixture_bits(output.y_hat, means, scales, log_weights, mixture)

@@ -43,7 +43,7 @@ class MetricWriter:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """A list that holds the signal, once Ctrl-C or a termination was asked for; the run then ends in good order."""
+    """A list that holds the signal once Ctrl-C or a termination came; the run then ends in good order."""
     asked: list[int] = []
     old = {
         s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)
@@ -119,7 +119,7 @@ def _mean(rows: list[dict]) -> dict:
 
 
 class Progress:
-    """The line that is seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left."""
+    """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left."""
 
     def __init__(self, config: Any) -> None:
         self._config, self._began, self._waited, self._step = config, time.perf_counter(), 0.0, None

@@ -52,7 +52,7 @@ class Recipe:
 
 
 def learning_rate(config: Any) -> optax.Schedule:
-    """'step': x0.1 after `decay_at` (the update at that step still has the full rate, as released); 'cosine'."""
+    """'step': x0.1 after `decay_at` (the update at it still has the full rate, as released); 'cosine'."""
     if config.schedule == "step":
         return optax.piecewise_constant_schedule(config.learning_rate, {config.decay_at + 1: 0.1})
     if config.schedule == "cosine":
@@ -63,7 +63,7 @@ def learning_rate(config: Any) -> optax.Schedule:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Adam after the clips that are on, over all weights as one vector: 300 arrays take minutes to compile."""
+    """Adam after the clips that are on, all weights as one vector: 300 arrays take minutes to compile."""
     value = optax.clip(config.clip_value) if config.clip_value else optax.identity()
     norm = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(value, norm, optax.adam(learning_rate(config)))
@@ -80,8 +80,8 @@ def init_state(recipe: Recipe, optimizer: optax.GradientTransformation) -> Train
 def ravel(params: Any) -> jax.Array:
     """A tree of parameters as one vector.
 
-    Optimisers, averages and norms then are a handful of loops over one array, where 300 arrays of 100 shapes take
-    minutes to compile.
+    Optimisers, averages and norms then are a handful of loops over one array, where 300 arrays of 100 shapes
+    take minutes to compile.
     """
     return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
 
@@ -97,7 +97,7 @@ def unravel(model: ModelConfig, weights: jax.Array) -> Any:
 
 
 def draw_rates(recipe: Recipe, key: jax.Array, batch: int) -> tuple[jax.Array | None, jax.Array]:
-    """Quality and lmbda of every image, each [B]: uniform over the real qualities of a variable-rate model."""
+    """Quality and lmbda of every image, each [B]: uniform over the qualities of a variable-rate model."""
     lmbdas = recipe.model.lmbdas
     if not lmbdas:
         return None, jnp.full((batch,), recipe.lmbda)
@@ -200,7 +200,7 @@ class Trainer:
         devices = jax.local_device_count()
         if config.batch_size % jax.device_count():
             raise ValueError(
-                f"`batch_size` must be a multiple of the {jax.device_count()} devices, got {config.batch_size}."
+                f"`batch_size` must be a multiple of {jax.device_count()} devices, got {config.batch_size}."
             )
         self.recipe, self.devices = Recipe.from_config(config), devices
         self.optimizer = make_optimizer(config)
@@ -224,7 +224,7 @@ class Trainer:
         return flax.jax_utils.replicate(state)
 
     def step(self, state: TrainState, images: np.ndarray) -> tuple[TrainState, Metrics]:
-        """`train_step` on a replicated state and this host's uint8 [B, H, W, bands]; metrics have a device axis."""
+        """`train_step` of a replicated state on this host's uint8 [B, H, W, bands]; metrics per device."""
         return self._step(state, images.reshape(self.devices, -1, *images.shape[1:]))
 
     def validate(self, state: TrainState, batches: list[np.ndarray]) -> dict[str, float]:

@@ -5,5 +5,6 @@ from ltchm_jax.model.ltchm import LTCHM, Output, abstract_variables, init_variab
 from ltchm_jax.model.priors import Mixture, causal_taps
 
 __all__ = [
-    "LTCHM", "PRESETS", "Mixture", "ModelConfig", "Output", "abstract_variables", "causal_taps", "init_variables", "pad_image", "padded_size",
+    "LTCHM", "PRESETS", "Mixture", "ModelConfig", "Output", "abstract_variables", "causal_taps",
+    "init_variables", "pad_image", "padded_size",
 ]  # fmt: skip

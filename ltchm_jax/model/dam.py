@@ -12,7 +12,7 @@ BATCH_NORM_MOMENTUM = 0.9
 
 
 def pooling_bins(size: int, bins: int) -> list[slice]:
-    """Adaptive pooling of one axis: bin i covers floor(i*n/K)..ceil((i+1)*n/K); bins overlap where K divides not."""
+    """Adaptive pooling of one axis: bin i covers floor(i*n/K)..ceil((i+1)*n/K); they may overlap."""
     return [slice(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
 
 
@@ -28,8 +28,8 @@ def adaptive_average_pool(x: Array, bins: int) -> Array:
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with statistics shared by the devices of `axis_name`.
 
-    Unlike Flax's own it tracks the unbiased variance, as the authors' framework does. `repeats` applies the update
-    of the running statistics that many times, for an input that the reference normalises twice.
+    Unlike Flax's own it tracks the unbiased variance, as the authors' framework does. `repeats` applies the
+    update of the running statistics that many times, for an input that the reference normalises twice.
     """
 
     train: bool
@@ -72,8 +72,8 @@ class IDConv(nn.Module):
     """Input-dependent depthwise convolution (eq. 5): [B, H, W, C] -> the same shape.
 
     G kernels and biases are mixed, for every sample and channel, by a softmax over G of what a bottleneck of
-    reduction r says of the adaptively pooled input. `norm` is 'batch' or 'none' (batch statistics of one value a
-    sample are poor for small batches).
+    reduction r says of the adaptively pooled input. `norm` is 'batch' or 'none' (batch statistics of one
+    value a sample are poor for small batches).
     """
 
     kernel_size: int
@@ -154,8 +154,8 @@ class DAM(nn.Module):
     """Dynamic attention module (Fig. 2): x + sigmoid(conv1x1(mask(x))) * trunk(x).
 
     The trunk and the mask branch have the same shape, and so have the three units of each. The variables of
-    `branches` are therefore stacked, [2 (trunk, mask), 3 (unit), ...], and one traced unit serves all six: the
-    training step compiles in a fraction of the time that six copies take.
+    `branches` are therefore stacked, [2 (trunk, mask), 3 (unit), ...], and one traced unit serves all six:
+    the training step compiles in a fraction of the time that six copies take.
     """
 
     reduction: int

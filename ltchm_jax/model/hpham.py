@@ -1,4 +1,4 @@
-"""Hybrid parallel hyper-attention: (shifted) window attention beside channel attention (paper 2.3-2.5, Fig. 3-5).
+"""Hybrid parallel hyper-attention: (shifted) window beside channel attention (paper 2.3-2.5, Fig. 3-5).
 
 Two ways to put the same parts together: `HPHAM` is eq. 6 of the paper, `ReleasedHPHAM` what the authors' code
 computes. Both keep the shape [B, H, W, 2C] and send the first C channels to channel attention, the last C to
@@ -17,15 +17,15 @@ WINDOW = 4
 
 
 def layer_norm(x: Array, name: str) -> Array:
-    """Normalises the channels of x in its own dtype (statistics in float32 or better). Call inside `nn.compact`."""
+    """Normalises the channels of x in its dtype (statistics in float32 or better). Call in `nn.compact`."""
     return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=x.dtype, name=name)(x)
 
 
 def window_mask(height: int, width: int, shift: int) -> np.ndarray | None:
     """Which token of a window may attend which: bool [windows, 16, 16], or None if all may.
 
-    Height and width are those of the unpadded map. Tokens that the cyclic shift brought together from opposite
-    sides do not see each other, nor do padded and real ones.
+    Height and width are those of the unpadded map. Tokens that the cyclic shift brought together from
+    opposite sides do not see each other, nor do padded and real ones.
     """
     if not (shift or height % WINDOW or width % WINDOW):
         return None
@@ -67,7 +67,7 @@ class Linear(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention in 4x4 windows, shifted by 2 for SW-MSA (section 2.4, Fig. 5): [B, H, W, C] kept.
+    """Self-attention in 4x4 windows, shifted by 2 for SW-MSA (section 2.4, Fig. 5): [B, H, W, C] kept.
 
     Any H and W: the map is padded to whole windows and padded tokens are masked.
     """
@@ -104,10 +104,11 @@ class WindowAttention(nn.Module):
 
 
 class GCA(nn.Module):
-    """Grouped channel attention (section 2.3, Fig. 3): each channel of [B, H, W, C] is scaled by a value in 0..1.
+    """Grouped channel attention (section 2.3, Fig. 3): scales each channel of [B, H, W, C] by 0..1.
 
-    The global average is split in four groups, each through a 1x1 convolution and its own gate u * sigmoid(u),
-    then joined by one more 1x1 convolution. The final sigmoid follows the authors' code; the paper shows none.
+    The global average is split in four groups, each through a 1x1 convolution and its gate u * sigmoid(u),
+    then joined by one more 1x1 convolution. The final sigmoid follows the authors' code; the paper shows
+    none.
     """
 
     @nn.compact
@@ -119,7 +120,7 @@ class GCA(nn.Module):
 
 
 class SaE(nn.Module):
-    """Squeeze-and-aggregate attention of the released code: four parallel bottlenecks of the whole average."""
+    """Squeeze-and-aggregate attention of the released code: four bottlenecks of the whole average."""
 
     reduction: int = 32
 
@@ -135,8 +136,9 @@ class SaE(nn.Module):
 class MSBFFN(nn.Module):
     """Multi-scale branch feed-forward network (section 2.5, Fig. 4): [B, H, W, D] kept.
 
-    1x1 to 4D, four branches with depthwise 1x1, 3x3, 5x5, 7x7 convolutions, each fed the sum of its own quarter
-    and the branch before it, joined by 1x1 to D. `released` adds a rectifier after the join and its own residual.
+    1x1 to 4D, four branches with depthwise 1x1, 3x3, 5x5, 7x7 convolutions, each fed the sum of its own
+    quarter and the branch before it, joined by 1x1 to D. `released` adds a rectifier after the join and its
+    own residual.
     """
 
     released: bool = False
@@ -167,7 +169,7 @@ class DepthwiseConv(nn.Module):
 
 
 def parallel_attention(x: Array, channel_attention: nn.Module | None, shifted: bool) -> Array:
-    """Channel attention on the first half of x [B, H, W, 2C], window attention on the last; joined in that order."""
+    """Channel attention on the first half of x [B, H, W, 2C], window attention on the last; then joined."""
     first, last = jnp.split(x, 2, axis=-1)
     if channel_attention is not None:
         first = channel_attention(first)
@@ -175,7 +177,10 @@ def parallel_attention(x: Array, channel_attention: nn.Module | None, shifted: b
 
 
 class HPHAM(nn.Module):
-    """Two stages of eq. 6, W-MSA then SW-MSA: X' = conv(GCA | MSA of conv(LN(X))) + X; X' + MSB-FFN(LN(X'))."""
+    """Two stages of eq. 6, W-MSA then SW-MSA.
+
+    Each is X' = conv(GCA | MSA of conv(LN(X))) + X; X' + MSB-FFN(LN(X')).
+    """
 
     channel_attention: bool = True
 
@@ -201,7 +206,7 @@ class HPHAMStage(nn.Module):
 
 
 class ReleasedHPHAM(nn.Module):
-    """The two stages of the released code: the 1x1 before the norm, the residual from its output, one more 1x1."""
+    """The two stages as released: the 1x1 before the norm, the residual from its output, one more 1x1."""
 
     channel_attention: bool = True
 

@@ -1,7 +1,8 @@
 """Convolutions, GDN and the residual blocks that every transform is built from (paper Fig. 1, Tables 1-2).
 
-All arrays are NHWC. The dtype of the input is the dtype of the computation: parameters are cast to it, so the same
-module runs in bfloat16 while training, in float32 for the transforms and in float64 where bits are decided.
+All arrays are NHWC. The dtype of the input is the dtype of the computation: parameters are cast to it, so the
+same module runs in bfloat16 while training, in float32 for the transforms and in float64 where bits are
+decided.
 """
 
 import functools
@@ -39,7 +40,7 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def _conv2d_as_matmul(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """The same in one matrix product. XLA's float64 convolution on CPU is a plain loop, about 30 times slower."""
+    """The same in one matrix product: XLA's float64 convolution on CPU is about 30 times slower."""
     size = kernel.shape[0]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
@@ -52,11 +53,12 @@ def _conv2d_as_matmul(x: Array, kernel: Array, stride: int, padding: Padding) ->
 
 
 def upsample_conv2d(x: Array, kernel: Array) -> Array:
-    """Transposed convolution with stride 2 of x [B, H, W, I], to [B, 2H, 2W, O]; kernel [k, k, I, O], k 1 or 3.
+    """Transposed convolution, stride 2, of x [B, H, W, I], to [B, 2H, 2W, O]; kernel [k, k, I, O], k 1 or 3.
 
-    The kernel is applied unflipped to x with zeros in between: equal to PyTorch's ConvTranspose2d with padding
-    k//2 and output padding 1 on the flipped kernel. Computed as one 2x2 convolution that gives the four phases of
-    the result: no product with a zero in between, and kernel gradients 25 times faster than the direct form's.
+    The kernel is applied unflipped to x with zeros in between: equal to PyTorch's ConvTranspose2d with
+    padding k//2 and output padding 1 on the flipped kernel. Computed as one 2x2 convolution that gives the
+    four phases of the result: no product with a zero in between, and kernel gradients 25 times faster than
+    the direct form's.
     """
     if kernel.shape[0] == 1:  # one phase; the others stay zero
         return lax.pad(x @ kernel[0, 0], jnp.zeros((), x.dtype), ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
@@ -82,8 +84,8 @@ def _phase_kernel(kernel: Array) -> Array:
 def depthwise_conv2d(x: Array, kernel: Array) -> Array:
     """Depthwise 'same' cross-correlation of x [B, H, W, C] with kernels [B or 1, k, k, C], k odd.
 
-    Shifted multiply-adds: on CPU some 40 times faster than a grouped convolution, and one fused loop elsewhere.
-    The gradient is written out, because the derived one takes minutes to compile for 7 x 7.
+    Shifted multiply-adds: on CPU some 40 times faster than a grouped convolution, and one fused loop
+    elsewhere. The gradient is written out, because the derived one takes minutes to compile for 7 x 7.
     """
     size = kernel.shape[1]
     taps = kernel[:, :, :, None, None, :]  # [B or 1, k, k, 1, 1, C]
@@ -178,7 +180,7 @@ BETA_MIN = 1e-6
 
 
 class GDN(nn.Module):
-    """Generalised divisive normalisation (Balle et al. 2016): x / sqrt(beta + gamma x^2); times for the inverse.
+    """Generalised divisive normalisation (Balle et al. 2016): x / sqrt(beta + gamma x^2); inverse: times.
 
     Parameters: beta [C], gamma [C in, C out], stored as square roots. Shape and dtype are kept.
     """

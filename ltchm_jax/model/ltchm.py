@@ -8,8 +8,8 @@
                |          |
                +--context-+--h_s--> psi --> mixture of y_hat
 
-In a variable-rate model y and z are multiplied by gains before rounding and by inverse gains after it; the context
-and the mixtures live on the rounded integers.
+In a variable-rate model y and z are multiplied by gains before rounding and by inverse gains after it; the
+context and the mixtures live on the rounded integers.
 """
 
 import functools
@@ -75,7 +75,7 @@ class LTCHM(nn.Module):
         self.prior_z = FactorisedPrior(config.prior_filters, config.variant)
         self.prior_y = EntropyParameters(config)
         if config.lmbdas:
-            # The best step of a uniform quantiser goes as 1/sqrt(lmbda): start there, around the geometric mean.
+            # A uniform quantiser's best step goes as 1/sqrt(lmbda): start there, around the geometric mean.
             logs = [math.log(lmbda) / 2 for lmbda in config.lmbdas]
             start = tuple(log - sum(logs) / len(logs) for log in logs)
             self.gain_y = GainUnit(start, config.latent_channels)

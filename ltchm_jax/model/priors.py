@@ -17,7 +17,7 @@ CAUSAL_TAPS = tuple((i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 o
 
 
 class Mixture(NamedTuple):
-    """Parameters of K components for every latent; each array is [..., M, K]. Scales are positive, weights sum to 1."""
+    """K components for every latent, each array [..., M, K]. Scales are positive, weights sum to 1."""
 
     means: Array
     scales: Array
@@ -36,8 +36,8 @@ def causal_taps(y_hat: Array) -> Array:
 class EntropyParameters(nn.Module):
     """Mixture of y from decoded neighbours and the hyper-decoder: a masked 5x5 convolution, then three 1x1.
 
-    The masked taps do not exist as parameters: the convolution is a product with the 12 that are causal, so the
-    same call serves a whole map and a single wavefront.
+    The masked taps do not exist as parameters: the convolution is a product with the 12 that are causal, so
+    the same call serves a whole map and a single wavefront.
     """
 
     config: ModelConfig
@@ -82,7 +82,7 @@ class MaskedContext(nn.Module):
 
 
 class FactorisedPrior(nn.Module):
-    """Fully factorised density of z (Balle et al. 2018, appendix 6.1): logits of the cumulative, one per channel.
+    """Factorised density of z (Balle et al. 2018, appendix 6.1): logits of the cumulative of each channel.
 
     With filters (1, 1, 1) it is the BitEstimator of the released code.
     """

@@ -1,6 +1,7 @@
 """Analysis, synthesis and their hyper pair (paper Fig. 1, Tables 1-2). NHWC, any dtype (see `layers`).
 
-Sides of an image are multiples of 64 here: y lies at 1/16, z at 1/64. C is `config.width`, M = C * latent_mult.
+Sides of an image are multiples of 64 here: y lies at 1/16, z at 1/64. C is `config.width`, M is
+`config.latent_channels`.
 """
 
 import flax.linen as nn
