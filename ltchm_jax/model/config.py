@@ -1,10 +1,24 @@
 """What a model is: one frozen record, and the two presets it starts from."""
 
 import dataclasses
+import math
 from typing import Any
 
 ATTENTIONS = ("none", "dam", "sam", "wam", "swatten")
 HYPER_ATTENTIONS = ("none", "hpham", "hpham_without_gca")
+
+# Least and most. A configuration may come out of a foreign file: what follows from it stays within bounds.
+LIMITS = {
+    "width": (32, 4096), "bands": (1, 256), "components": (1, 64), "parameter_width": (1, 1 << 14),
+    "idconv_reduction": (1, 32),
+}  # fmt: skip
+STRIDES = {
+    "attention_at_analysis": (2, 4, 8, 16),
+    "attention_at_synthesis": (16, 8, 4),
+    "hyper_attention_at": (16, 32),
+}
+MAX_RATES = 64
+MAX_PRIOR_LAYERS, MAX_PRIOR_WIDTH = 8, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +31,7 @@ class ModelConfig:
     variant: str = (
         "paper"  # paper | released: how hyper-attention, hyper synthesis and initial values are built
     )
-    width: int = 192  # C (N in the released code): channels of the transforms; a multiple of 64
+    width: int = 192  # C (N in the released code): channels of the transforms; a multiple of 32
     latent_mult: int = 2  # channels of y over C
     bands: int = 3  # channels of the image
     attention: str = "dam"  # one of ATTENTIONS
@@ -45,11 +59,27 @@ class ModelConfig:
         _check("mixture", self.mixture, ("gaussian", "laplace"))
         _check("idconv_norm", self.idconv_norm, ("batch", "none"))
         _check("latent_mult", self.latent_mult, (1, 2))
-        for name, least in (("width", 32), ("bands", 1), ("components", 1), ("parameter_width", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        for name, (least, most) in LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"`{name}` must be {least} to {most}, got {getattr(self, name)}.")
         if self.width % 32:
             raise ValueError(f"`width` must be a multiple of 32 (the attention head), got {self.width}.")
+        for name, strides in STRIDES.items():
+            if not set(getattr(self, name)) <= set(strides):
+                raise ValueError(f"`{name}` must be strides of {strides}, got {getattr(self, name)}.")
+        self._check_distributions()
+
+    def _check_distributions(self) -> None:
+        if not 0 < self.scale_min < math.inf:
+            raise ValueError(f"`scale_min` must be a positive number, got {self.scale_min}.")
+        filters, rates = self.prior_filters, self.lmbdas
+        if len(filters) > MAX_PRIOR_LAYERS or not all(1 <= width <= MAX_PRIOR_WIDTH for width in filters):
+            rule = f"up to {MAX_PRIOR_LAYERS} widths of 1 to {MAX_PRIOR_WIDTH}"
+            raise ValueError(f"`prior_filters` must be {rule}, got {str(filters)[:80]}.")
+        rising = all(0 < low < high for low, high in zip((1e-30, *rates), (*rates, math.inf), strict=True))
+        if len(rates) > MAX_RATES or not rising:
+            rule = f"up to {MAX_RATES} positive numbers, lowest first"
+            raise ValueError(f"`lmbdas` must be {rule}, got {str(rates)[:80]}.")
 
     @property
     def latent_channels(self) -> int:
@@ -65,8 +95,10 @@ class ModelConfig:
         """The inverse of `to_dict`.
 
         Raises:
-          ValueError: an unknown field, or a value out of its rule.
+          ValueError: no dictionary, an unknown field, or a value out of its rule.
         """
+        if not isinstance(values, dict):
+            raise ValueError(f"A model's configuration must be a table of fields, got {str(values)[:80]!r}.")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
@@ -78,20 +110,20 @@ class ModelConfig:
 
 def _check(name: str, value: Any, legal: tuple[Any, ...]) -> None:
     if value not in legal:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(str, legal))}, got {value!r}.")
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, legal))}, got {str(value)[:80]!r}.")
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:
     """Checks a value of a configuration file against the type of the default."""
     if isinstance(default, tuple):
         kind = float if name == "lmbdas" else int
-        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+        if isinstance(value, (list, tuple)) and all(type(v) in (int, kind) for v in value):
             return tuple(kind(v) for v in value)
-    elif isinstance(default, float) and isinstance(value, (int, float)):
+    elif isinstance(default, float) and type(value) in (int, float):
         return float(value)
     elif type(value) is type(default):
         return value
-    raise ValueError(f"`{name}` must be like {default!r}, got {value!r}.")
+    raise ValueError(f"`{name}` must be like {default!r}, got {str(value)[:80]!r}.")
 
 
 PRESETS = {

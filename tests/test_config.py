@@ -1,0 +1,101 @@
+"""The rules of a model's configuration, the two presets, and the files of configs/."""
+
+import json
+
+import pytest
+from small_model import small_config, small_model
+
+from configs import ltchm, shipped
+from ltchm_jax.model import PRESETS, ModelConfig
+from ltchm_jax.training import Recipe
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_a_configuration_survives_json(preset):
+    again = ModelConfig.from_dict(json.loads(json.dumps(preset.to_dict())))
+    assert again == preset
+    assert hash(again) == hash(preset)
+
+
+def test_presets_differ_as_the_paper_and_its_code_do():
+    paper, released = PRESETS["paper"], PRESETS["released"]
+    assert (paper.width, paper.latent_channels, paper.mixture) == (192, 384, "gaussian")
+    assert (released.width, released.latent_channels, released.mixture) == (128, 128, "laplace")
+    assert (paper.idconv_reduction, released.idconv_reduction) == (2, 4)
+    assert (paper.scale_min, released.scale_min) == (0.11, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("variant", "other"), ("attention", "DAM"), ("hyper_attention", "gca"), ("context", "serial"),
+        ("mixture", "logistic"), ("idconv_norm", "group"), ("latent_mult", 3),
+        ("width", 48), ("width", 0), ("width", -32), ("width", 1 << 30), ("width", 64.0), ("width", "64"),
+        ("width", True), ("bands", 0), ("bands", 1 << 20), ("components", 0), ("components", 1 << 20),
+        ("parameter_width", 0), ("idconv_reduction", 0), ("idconv_reduction", -1),
+        ("attention_at_analysis", [3]), ("attention_at_synthesis", [2]), ("hyper_attention_at", [8]),
+        ("attention_at_analysis", 4), ("attention_at_analysis", ["4"]),
+        ("scale_min", 0), ("scale_min", float("nan")), ("scale_min", "x"),
+        ("prior_filters", [0]), ("prior_filters", [3] * 1000), ("prior_filters", [1 << 20]),
+        ("lmbdas", [0.0, 1.0]), ("lmbdas", [-1.0]), ("lmbdas", [2.0, 1.0]), ("lmbdas", [float("inf")]),
+        ("lmbdas", [float("nan")]), ("lmbdas", ["a"]), ("lmbdas", None),
+    ],
+)  # fmt: skip
+def test_values_out_of_their_rule_are_refused_in_one_line(field, value):
+    with pytest.raises(ValueError, match=f"`{field}`") as caught:
+        ModelConfig.from_dict({field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_fields_are_named():
+    with pytest.raises(ValueError, match="no field colour, depth; the fields are attention"):
+        ModelConfig.from_dict({"depth": 3, "colour": 1})
+
+
+@pytest.mark.parametrize("values", [[], None, 3, "width"])
+def test_a_configuration_that_is_no_table_is_refused(values):
+    with pytest.raises(ValueError, match="table"):
+        ModelConfig.from_dict(values)
+
+
+def test_numbers_may_be_written_as_integers_where_the_field_is_real():
+    config = ModelConfig.from_dict({"scale_min": 1, "lmbdas": [128, 256]})
+    assert isinstance(config.scale_min, float)
+    assert config.lmbdas == (128.0, 256.0)
+    assert all(isinstance(v, float) for v in config.lmbdas)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_base_file_holds_every_field_of_the_model(preset):
+    config = ltchm.get_config(preset)
+    assert Recipe.from_config(config).model == PRESETS[preset]
+    assert config.is_locked
+
+
+def test_the_base_file_follows_the_paper():
+    config = ltchm.get_config()
+    assert (config.steps, config.decay_at, config.learning_rate) == (200_000, 100_000, 1e-4)
+    assert (config.batch_size, config.data.crop, config.clip_value) == (8, 256, 5.0)
+
+
+def test_a_field_that_does_not_exist_can_not_be_set():
+    config = ltchm.get_config()
+    with pytest.raises(AttributeError, match="colour"):
+        config.colour = 1
+    with pytest.raises(AttributeError, match="depth"):
+        config.model.depth = 1
+
+
+def test_the_shipped_file_changes_values_but_adds_no_field():
+    base, config = ltchm.get_config(), shipped.get_config()
+
+    for mine, theirs in ((config, base), (config.model, base.model), (config.data, base.data)):
+        assert set(mine.keys()) == set(theirs.keys())
+    assert config.is_locked
+    recipe = Recipe.from_config(config)
+    assert len(recipe.model.lmbdas) == 6
+    assert recipe.model.idconv_norm == "none"
+
+
+def test_the_small_model_of_the_tests_is_the_one_of_its_configuration():
+    assert Recipe.from_config(small_config()).model == small_model()
