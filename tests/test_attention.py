@@ -50,7 +50,7 @@ def test_a_closed_mask_is_the_identity_around_the_gate(module):
     want = x
     for name in ("squeeze", "expand"):
         if name in params:
-            want = want @ params[name]["kernel"][0, 0] + params[name]["bias"]
+            want = want @ params[name]["kernel"][0, 0] + params[name]["bias"].reshape(1, 1, 1, -1)
     np.testing.assert_allclose(module.apply({"params": params}, x), want, rtol=1e-5, atol=1e-5)
 
 

@@ -55,7 +55,7 @@ def test_parameters_without_a_rule_are_refused():
     class Scale(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return x * self.param("scale", nn.initializers.ones, (x.shape[-1],))
+            return x * self.param("scale", nn.initializers.ones, (1, 1, 1, x.shape[-1]))
 
     with pytest.raises(ValueError, match="got 0 of 7; add a rule"):
         layers_of(Scale(), (1, 2, 2, 7))
