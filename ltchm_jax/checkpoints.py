@@ -132,7 +132,7 @@ def make_z_tables(config: ModelConfig, variables: dict) -> PmfTables:
     with float64():
         edges = np.arange(-Z_REACH, Z_REACH + 2, dtype=np.float64) - 0.5
         tiled = jnp.asarray(np.repeat(edges[:, None], config.width, 1))
-        logits = LTCHM(config).apply(variables, tiled, method="z_cumulative_logits")
+        logits: Any = LTCHM(config).apply(variables, tiled, method="z_cumulative_logits")
         pmf = np.exp2(-np.asarray(logistic_bin_bits(logits[:-1], logits[1:]))).T  # [C, 2 * Z_REACH + 1]
     used = np.flatnonzero((pmf > Z_TAIL).any(0))
     low, high = (used[0], used[-1]) if len(used) else (Z_REACH, Z_REACH)

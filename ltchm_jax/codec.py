@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.files import atomic_write, open_input
 from ltchm_jax.grid import Rect
 from ltchm_jax.images import LAYOUTS, Image, read_image, write_image
-from ltchm_jax.model import LTCHM, padded_size
+from ltchm_jax.model import LTCHM, Mixture, padded_size
 
 DEFAULT_MODEL = "rsscn7-c64"
 BLOCK_SIZE, OVERLAP = 1024, 16
@@ -61,7 +61,7 @@ class Codec:
 
     def __init__(self, model: Model, name: str = "unnamed") -> None:
         self.model, self.name = model, f"{name}@{model.digest.hex()}"
-        self._net = LTCHM(model.config)
+        self._apply: Any = LTCHM(model.config).apply
         self._variables = jax.device_put(model.variables)
         with float64():
             wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
@@ -69,9 +69,12 @@ class Codec:
         self._analyse, self._synthesise = jax.jit(self._analysis), jax.jit(self._synthesis)
         self._hyper = jax.jit(self._hyper_synthesis)
         self._coder = LatentCoder(
-            functools.partial(self._net.apply, method="entropy_parameters"),
-            self._wide, model.z_tables, model.config.mixture, model.config.context == "masked",
-        )  # fmt: skip
+            self._entropy_parameters,
+            self._wide,
+            model.z_tables,
+            model.config.mixture,
+            model.config.context == "masked",
+        )
 
     @classmethod
     def load(cls, name_or_path: str | Path | None = None) -> "Codec":
@@ -255,17 +258,20 @@ class Codec:
     def _analysis(
         self, variables: dict, pixels: jax.Array, quality: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        latents = self._net.apply(variables, pixels.astype(jnp.float32) / 255, quality, method="analyse")
+        latents = self._apply(variables, pixels.astype(jnp.float32) / 255, quality, method="analyse")
         limit = float(SYMBOL_LIMIT)
         y, z = (jnp.round(jnp.clip(jnp.nan_to_num(v), -limit, limit)).astype(jnp.int32) for v in latents)
         return y, z
 
     def _synthesis(self, variables: dict, y: jax.Array, quality: jax.Array) -> jax.Array:
-        x_hat = self._net.apply(variables, y.astype(jnp.float32), quality, method="synthesise")
+        x_hat = self._apply(variables, y.astype(jnp.float32), quality, method="synthesise")
         return jnp.round(255 * jnp.clip(x_hat, 0, 1)).astype(jnp.uint8)
 
+    def _entropy_parameters(self, variables: dict, taps: jax.Array, psi: jax.Array) -> Mixture:
+        return self._apply(variables, taps, psi, method="entropy_parameters")
+
     def _hyper_synthesis(self, variables: dict, z: jax.Array, quality: jax.Array) -> jax.Array:
-        return self._net.apply(variables, z.astype(jnp.float64), quality, method="hyper_synthesise")
+        return self._apply(variables, z.astype(jnp.float64), quality, method="hyper_synthesise")
 
 
 def latents_crc(z: np.ndarray, y: np.ndarray) -> int:

@@ -15,8 +15,13 @@ from ltchm_jax import baselines
 class Codec(Protocol):
     """What is asked of a model: the part of `ltchm_jax.codec.Codec` used here."""
 
-    name: str
-    qualities: tuple[float, ...]
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+
+    @property
+    def qualities(self) -> tuple[float, ...]:
+        """The rates to measure it at; none of a single-rate model."""
 
     def compress(self, array: np.ndarray, quality: float | None = None) -> bytes:
         """uint8 [H, W, 3] to the bytes of a file."""

@@ -122,7 +122,8 @@ class Progress:
     """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left."""
 
     def __init__(self, config: Any) -> None:
-        self._config, self._began, self._waited, self._step = config, time.perf_counter(), 0.0, None
+        self._config, self._began, self._waited = config, time.perf_counter(), 0.0
+        self._step: int | None = None  # where the last interval ended
 
     def timed(self, batches: Any) -> np.ndarray:
         """The next batch; the time it takes counts as waiting."""

@@ -1,6 +1,7 @@
 """Training as pure functions: a state, an optimiser, one step under pmap (paper section 3.1)."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax
@@ -189,7 +190,7 @@ def eval_step(
     lmbda = (
         jnp.full((x.shape[0],), recipe.lmbda) if quality is None else lmbda_at(recipe.model.lmbdas, quality)
     )
-    output = LTCHM(recipe.model).apply({"params": params, "batch_stats": batch_stats}, x, quality)
+    output: Any = LTCHM(recipe.model).apply({"params": params, "batch_stats": batch_stats}, x, quality)
     return rate_distortion(output, x, lmbda, recipe.model.mixture)
 
 
@@ -209,7 +210,7 @@ class Trainer:
             AXIS,
             donate_argnums=0,
         )
-        self._eval = jax.jit(lambda *args: eval_step(*args, self.recipe))
+        self._eval = jax.jit(functools.partial(eval_step, recipe=self.recipe))
 
     def init(self) -> TrainState:
         """The first state, on the host."""

@@ -1,5 +1,7 @@
 """Input-dependent convolution and the dynamic attention module (paper section 2.2, Fig. 2, eq. 5)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -168,7 +170,7 @@ class DAM(nn.Module):
         unit = ResidualUnit(self.reduction, self.norm, self.train, self.axis_name, parent=None)
         stacked = self._stacked_variables(unit, x.shape[-1])
 
-        def step(x: Array, variables: dict) -> tuple[Array, dict]:
+        def step(x: Array, variables: dict) -> Any:  # the next x, and the statistics of this unit
             return unit.apply(variables, x, mutable=["batch_stats"])
 
         def branch(variables: dict) -> tuple[Array, dict]:

@@ -47,7 +47,7 @@ def window_mask(height: int, width: int, shift: int) -> np.ndarray | None:
 def relative_offsets() -> tuple[np.ndarray, np.ndarray]:
     """Row and column offset of query from key, shifted to 0..6: two int arrays [16, 16]."""
     row, column = np.divmod(np.arange(WINDOW * WINDOW), WINDOW)
-    return tuple(p[:, None] - p[None, :] + WINDOW - 1 for p in (row, column))  # type: ignore[return-value]
+    return row[:, None] - row[None, :] + WINDOW - 1, column[:, None] - column[None, :] + WINDOW - 1
 
 
 class Linear(nn.Module):

@@ -14,7 +14,7 @@ context and the mixtures live on the rounded integers.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -139,7 +139,8 @@ def init_variables(config: ModelConfig, key: Array) -> dict:
     model = LTCHM(config)
     x = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, config.bands), jnp.float32)
     quality = jax.ShapeDtypeStruct((1,), jnp.float32) if config.lmbdas else None
-    return model.lazy_init(key, x, quality)
+    variables: Any = model.lazy_init(key, x, quality)
+    return variables
 
 
 @functools.cache

@@ -135,8 +135,10 @@ class GainUnit(nn.Module):
         self.log_gain = self.param("log_gain", lambda _: jnp.broadcast_to(column, shape))
         self.log_inverse = self.param("log_inverse", lambda _: jnp.broadcast_to(-column, shape))
 
-    def __call__(self, quality: Array, inverse: bool, dtype: jnp.dtype) -> Array:
-        """quality [B] -> positive factors [B, 1, 1, channels]."""
+    def __call__(self, quality: Array | None, inverse: bool, dtype: jnp.dtype) -> Array:
+        """quality [B] -> positive factors [B, 1, 1, channels]. ValueError where no quality was given."""
+        if quality is None:
+            raise ValueError("A variable-rate model needs `quality` [B], got None: say which rate.")
         table = (self.log_inverse if inverse else self.log_gain).astype(dtype)
         levels = jnp.arange(len(self.start), dtype=dtype)
         hat = jnp.maximum(0, 1 - jnp.abs(quality.astype(dtype)[:, None] - levels[None]))  # [B, L], sums to 1
