@@ -119,11 +119,16 @@ class Model:
         return sha.digest()[:8]
 
 
-def make_model(config: ModelConfig, variables: dict, notes: dict[str, str] | None = None) -> Model:
-    """A model from variables in memory, rounded to float16 as a file keeps them; makes the tables of z."""
-    variables = jax.tree.map(
-        lambda v: np.asarray(v, np.float16).astype(np.float32), jax.device_get(variables)
-    )
+def make_model(
+    config: ModelConfig, variables: dict, notes: dict[str, str] | None = None, half: bool = True
+) -> Model:
+    """A model from variables in memory; its tables of z are made here.
+
+    Args:
+      half: round the weights to float16, which halves the file; else they stay as they are.
+    """
+    dtype = np.float16 if half else np.float32
+    variables = jax.tree.map(lambda v: np.asarray(v, dtype).astype(np.float32), jax.device_get(variables))
     return Model(config, variables, make_z_tables(config, variables), notes or {})
 
 
@@ -145,10 +150,16 @@ Z_CDF, Z_OFFSET = "tables/z_cdf", "tables/z_offset"
 
 
 def _to_arrays(model: Model) -> dict[str, np.ndarray]:
-    """What a file holds: float16 weights by path, int32 tables."""
-    flat = {k: np.asarray(v, np.float16) for k, v in flatten_dict(model.variables, sep="/").items()}
+    """What a file holds: weights by path, float16 where that loses nothing, and int32 tables."""
+    flat = {k: _narrow(np.asarray(v)) for k, v in flatten_dict(model.variables, sep="/").items()}
     flat |= {Z_CDF: model.z_tables.cdf, Z_OFFSET: np.array([model.z_tables.offset], np.int32)}
     return {k: np.ascontiguousarray(v) for k, v in flat.items()}  # the file format takes bytes as they lie
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), array) else array
 
 
 def save_model(path: str | Path, model: Model) -> None:

@@ -59,10 +59,52 @@ def parser() -> argparse.ArgumentParser:
     _add_model(decompress)
     decompress.set_defaults(run=run_decompress)
 
+    _add_reference_commands(commands)
     info = commands.add_parser("info", help="what a stream holds")
     info.add_argument("input", help="a stream; - for standard input")
     info.set_defaults(run=run_info)
     return top
+
+
+def _add_reference_commands(commands: "argparse._SubParsersAction") -> None:
+    """What compares with the authors' code and the paper's tables."""
+    imports = commands.add_parser("import-torch", help="weights of the released PyTorch code to a model file")
+    imports.add_argument("input", help=".pth.tar, .pt, .npz or .safetensors with the reference's names")
+    imports.add_argument("output", help="the model file, .safetensors")
+    imports.set_defaults(run=run_import)
+
+    exports = commands.add_parser(
+        "export-torch", help="a model of preset 'released' to PyTorch names and layouts"
+    )
+    exports.add_argument("model", help="a model file")
+    exports.add_argument("output", help=".pt, .pth.tar, .npz or .safetensors")
+    exports.set_defaults(run=run_export)
+
+    verify = commands.add_parser(
+        "verify", help="compare with tensors of the authors' code; exit 1 if any is off"
+    )
+    verify.add_argument("golden", help="one forward pass, .npz")
+    verify.add_argument("train", nargs="?", help="one training step of the same weights, .npz")
+    verify.set_defaults(run=run_verify)
+
+    complexity = commands.add_parser("complexity", help="multiply-adds and parameters, true and as published")
+    complexity.add_argument(
+        "--preset", choices=("paper", "released"), help="one model; default: the paper's tables"
+    )
+    complexity.add_argument("--width", type=int, help="C, or N; default: the preset's")
+    complexity.add_argument("--attention", help="none, dam, sam, wam or swatten")
+    complexity.add_argument("--hyper-attention", help="none, hpham or hpham_without_gca")
+    complexity.add_argument(
+        "--size", type=_size, default=(256, 256), metavar="HxW", help="image; default 256x256"
+    )
+    complexity.set_defaults(run=run_complexity)
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"a size is HxW in pixels, got {text!r}")
+    return int(parts[0]), int(parts[1])
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -181,3 +223,59 @@ def run_info(options: argparse.Namespace) -> None:
 
 def _kinds(metadata: object) -> list[str]:
     return [name for name in ("text", "icc", "exif", "tiff") if getattr(metadata, name)]
+
+
+def run_import(options: argparse.Namespace) -> None:
+    """`ltchm import-torch`."""
+    from ltchm_jax.checkpoints import make_model, save_model
+    from ltchm_jax.interop import import_state
+    from ltchm_jax.reference_files import read_arrays
+
+    config, variables, skipped = import_state(read_arrays(options.input))
+    save_model(
+        options.output, make_model(config, variables, {"source": Path(options.input).name}, half=False)
+    )
+    print(
+        f"{options.output}: preset released, N = {config.width}; skipped {len(skipped)} unused tensors",
+        file=sys.stderr,
+    )
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`ltchm export-torch`."""
+    from ltchm_jax.checkpoints import load_model
+    from ltchm_jax.codec import find_model
+    from ltchm_jax.interop import export_state
+    from ltchm_jax.reference_files import write_arrays
+
+    model = load_model(find_model(options.model))
+    if model.config.variant != "released" or model.config.lmbdas:
+        raise ValueError(f"Only models of preset released have PyTorch names, {options.model!r} is another.")
+    write_arrays(options.output, export_state(model.variables))
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """`ltchm verify`."""
+    from ltchm_jax.comparison import rows_text
+    from ltchm_jax.verification import verify
+
+    rows = verify(options.golden, options.train)
+    print(rows_text(rows))
+    return int(not all(row.ok for row in rows))
+
+
+def run_complexity(options: argparse.Namespace) -> None:
+    """`ltchm complexity`."""
+    import dataclasses
+
+    from ltchm_jax.complexity import by_part, complexity_text, model_layers
+    from ltchm_jax.model import PRESETS
+    from ltchm_jax.paper_tables import paper_text, paper_values
+
+    if options.preset is None:
+        print(paper_text(paper_values()))
+        return
+    names = ("width", "attention", "hyper_attention")
+    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = dataclasses.replace(PRESETS[options.preset], **changes)
+    print(complexity_text(by_part(model_layers(config, *options.size))))
