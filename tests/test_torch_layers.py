@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import flax.linen as nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 import torch_reference as twin  # noqa: E402
 
+from ltchm_jax.entropy.wavefront import float64  # noqa: E402
 from ltchm_jax.interop import export_state, import_state  # noqa: E402
 from ltchm_jax.model import LTCHM, dam, layers  # noqa: E402
 from ltchm_jax.model.dam import IDConv  # noqa: E402
@@ -50,7 +53,7 @@ def test_convolution(kernel, stride):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_transposed_convolution(kernel, stride, dtype):
     """With stride 1 it is a plain convolution. In float64 another route through the code runs."""
-    with jax.experimental.enable_x64(dtype == "float64"):
+    with float64() if dtype == "float64" else contextlib.nullcontext():
         x, weight = normal(0, 2, 5, 4, 3).astype(dtype), normal(1, 3, 2, kernel, kernel).astype(dtype)
         options = {"stride": stride, "padding": kernel // 2, "output_padding": stride - 1}
         want = F.conv_transpose2d(nchw(x), torch.from_numpy(weight), **options)
