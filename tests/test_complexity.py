@@ -75,7 +75,7 @@ def test_released_model_at_256x256(width, macs, published):
 
 
 def test_parts_add_up_and_print():
-    config = dataclasses.replace(PRESETS["paper"], width=32, lmbdas=(128.0, 512.0))
+    config = dataclasses.replace(PRESETS["paper"], width=32, attention="none", lmbdas=(128.0, 512.0))
     parts = by_part(model_layers(config, 64, 128))
     assert {"g_a", "g_s", "gain_y"} < set(parts)
     assert parts["total"].macs == sum(part.macs for name, part in parts.items() if name != "total")
