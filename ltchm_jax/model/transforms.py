@@ -30,6 +30,11 @@ def hyper_attend(x: Array, config: ModelConfig, name: str) -> Array:
     return module(channel_attention=config.hyper_attention == "hpham", name=name)(x)
 
 
+def hyper_width(config: ModelConfig) -> int:
+    """Channels at 1/32: only hyper-attention needs 2C there; without it they are C, as in the plain hyper nets."""
+    return config.width if config.hyper_attention == "none" else 2 * config.width
+
+
 class Analysis(nn.Module):
     """g_a: x [B, H, W, bands] -> y [B, H/16, W/16, M]."""
 
@@ -77,7 +82,7 @@ class HyperAnalysis(nn.Module):
         x = hyper_attend(y, config, "hpham16") if 16 in config.hyper_attention_at else y
         x = leaky_relu(Conv(width, name="conv1")(x))
         x = leaky_relu(Conv(width, name="conv2")(x))
-        x = leaky_relu(Conv(2 * width, stride=2, name="conv3")(x))
+        x = leaky_relu(Conv(hyper_width(config), stride=2, name="conv3")(x))
         x = hyper_attend(x, config, "hpham32") if 32 in config.hyper_attention_at else x
         x = leaky_relu(Conv(width, name="conv4")(x))
         return Conv(width, stride=2, name="conv5")(x)
@@ -96,10 +101,10 @@ class HyperSynthesis(nn.Module):
         config, width = self.config, self.config.width
         if config.variant == "paper":
             x = leaky_relu(UpsampleConv(width, name="conv1")(z_hat))
-            x = leaky_relu(Conv(2 * width, name="conv2")(x))
+            x = leaky_relu(Conv(hyper_width(config), name="conv2")(x))
         else:
             x = leaky_relu(Conv(width, name="conv1")(z_hat))
-            x = leaky_relu(UpsampleConv(2 * width, name="conv2")(x))
+            x = leaky_relu(UpsampleConv(hyper_width(config), name="conv2")(x))
         x = hyper_attend(x, config, "hpham32") if 32 in config.hyper_attention_at else x
         x = leaky_relu(Conv(width * 3 // 2, name="conv3")(x))
         x = leaky_relu(UpsampleConv(width * 3 // 2, name="conv4")(x))
