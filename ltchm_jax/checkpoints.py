@@ -50,8 +50,8 @@ class RunCheckpoints:
             if not path.exists():
                 with atomic_write(path) as file:
                     file.write(text.encode())
-            old = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            old = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
             ) from error
@@ -186,7 +186,7 @@ def load_model(path: str | Path) -> Model:
                 f"A model file says format {FORMAT}, {str(path)!r} says {metadata.get('format')!r}."
             )
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"A model is a safetensors file written by this package; {str(path)!r}: {error}."
         ) from error

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import grain.python as grain
 import numpy as np
-from PIL import Image
+
+from ltchm_jax.images import ImageError, read_image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
@@ -16,23 +17,47 @@ class DataError(ValueError):
 
 
 class Source(Protocol):
-    """Random access to images, uint8 [H, W, 3]."""
+    """Random access to images, uint8 [H, W, bands]."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> np.ndarray: ...
 
 
-class FolderSource:
-    """All images below a folder, in the order of their paths: uint8 [H, W, 3] each.
+def fit_bands(pixels: np.ndarray, bands: int, name: str) -> np.ndarray:
+    """uint8 [H, W, C] without alpha -> [H, W, bands]: grey becomes RGB, else C must be `bands`.
 
     Raises:
-      DataError: no folder, no image in it, or (on access) a file that is no image.
+      DataError: other samples than 8 bits, or another number of bands.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3:
+        raise DataError(
+            f"Images must be uint8 [H, W, C], {name} is {pixels.dtype} {list(pixels.shape)}; scale it."
+        )
+    if pixels.shape[-1] == 1 and bands == 3:
+        pixels = np.repeat(pixels, 3, -1)
+    if pixels.shape[-1] != bands:
+        raise DataError(
+            f"A model of {bands} bands learns from images of as many, {name} has {pixels.shape[-1]}; "
+            "set --config.model.bands, or remove it."
+        )
+    return pixels
+
+
+class FolderSource:
+    """All images below a folder, in the order of their paths: uint8 [H, W, bands] each.
+
+    Files are read by the rules of `images`: 8 bits a sample and no other, CMYK and palettes become RGB. Alpha is
+    dropped, and grey becomes RGB for a model of three bands.
+
+    Raises:
+      DataError: no folder, no image in it, or (on access) a file that is no such image.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, bands: int = 3) -> None:
         root = Path(folder)
         if not root.is_dir():
             raise DataError(f"The data folder must exist, got {str(root)!r}; set --config.data.folder=DIR.")
+        self.bands = bands
         self.paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not self.paths:
             suffixes = ", ".join(sorted(SUFFIXES))
@@ -44,12 +69,11 @@ class FolderSource:
     def __getitem__(self, index: int) -> np.ndarray:
         path = self.paths[index]
         try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"An image could not be read: {str(path)!r}: {error}; remove it or repair it."
-            ) from error
+            image = read_image(path)
+        except (ImageError, OSError) as error:
+            raise DataError(f"An image could not be read: {error}; or remove it.") from error
+        pixels = image.pixels[..., :-1] if image.layout.has_alpha else image.pixels
+        return fit_bands(pixels, self.bands, repr(str(path)))
 
     def __repr__(self) -> str:
         return f"FolderSource({len(self)} images)"
@@ -58,10 +82,11 @@ class FolderSource:
 class TfdsSource:
     """The images of a prepared TFDS data set with random access; TensorFlow is not needed to read them."""
 
-    def __init__(self, name: str, split: str, data_dir: str | None = None) -> None:
-        import tensorflow_datasets as tfds
-
+    def __init__(self, name: str, split: str, data_dir: str | None = None, bands: int = 3) -> None:
+        self._name, self._bands = name, bands
         try:
+            import tensorflow_datasets as tfds
+
             self._source = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
         except Exception as error:  # the library raises many kinds, some of them private
             line = (str(error).strip().splitlines() or ["no reason given"])[0]
@@ -73,8 +98,14 @@ class TfdsSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        image = np.asarray(self._source[index]["image"])
-        return np.repeat(image, 3, -1) if image.shape[-1] == 1 else image[..., :3]
+        example = self._source[index]
+        if "image" not in example:
+            raise DataError(
+                f"A TFDS data set needs a feature 'image', {self._name!r} has {', '.join(example)}."
+            )
+        image = np.asarray(example["image"])
+        colours = image[..., :3] if self._bands == 3 and image.shape[-1] == 4 else image  # alpha of a PNG
+        return fit_bands(colours, self._bands, f"number {index} of {self._name!r}")
 
     def __repr__(self) -> str:
         return f"TfdsSource({len(self)} images)"
@@ -91,12 +122,11 @@ def open_source(config: Any, split: str) -> Source:
         raise DataError(
             "Training needs one source of images: set --config.data.folder=DIR or --config.data.tfds=NAME."
         )
-    train = split == "train"
+    train, bands = split == "train", config.model.bands
     if data.folder:
-        return FolderSource(data.folder if train else data.validation_folder or data.folder)
-    return TfdsSource(
-        data.tfds, data.tfds_split if train else data.tfds_validation_split, data.tfds_dir or None
-    )
+        return FolderSource(data.folder if train else data.validation_folder or data.folder, bands)
+    name = data.tfds_split if train else data.tfds_validation_split
+    return TfdsSource(data.tfds, name, data.tfds_dir or None, bands)
 
 
 def crop(image: np.ndarray, size: int, rng: np.random.Generator, flips: bool = True) -> np.ndarray:
@@ -122,7 +152,7 @@ class RandomCrop(grain.RandomMapTransform):
 
 
 def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 1) -> grain.DatasetIterator:
-    """Endless batches uint8 [B, crop, crop, 3] for host `shard` of `shards`; B is its share of the batch.
+    """Endless batches uint8 [B, crop, crop, bands] for host `shard` of `shards`; B is its share of the batch.
 
     The order and the crops depend on `config.seed` alone. `get_state` and `set_state` of the iterator give
     and take its position, which is JSON.

@@ -55,6 +55,21 @@ def stop_on_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+# Fields of a configuration that count something.
+COUNTS = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "checkpoints_to_keep")
+DATA_COUNTS = ("crop", "validation_images")
+
+
+def check_counts(config: Any) -> None:
+    """Raises ValueError for a count below 1."""
+    counts = {name: config[name] for name in COUNTS} | {
+        f"data.{name}": config.data[name] for name in DATA_COUNTS
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+
+
 def train(config: Any, workdir: Path) -> TrainState:
     """Trains up to `config.steps` from the last checkpoint in workdir, if there is one.
 
@@ -63,6 +78,7 @@ def train(config: Any, workdir: Path) -> TrainState:
     Raises:
       DataError, CheckpointError, NonFiniteLoss, ValueError: one line each.
     """
+    check_counts(config)
     trainer = Trainer(config)
     source = data.open_source(config, "train")
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
@@ -103,15 +119,28 @@ def _loop(
             check_finite(means, step - len(waiting) + 1, step)
             writer.write(step, means)
             waiting = []
-        if step % config.checkpoint_every == 0 or step == config.steps or asked:
-            host = jax.device_get(flax.jax_utils.unreplicate(state))
-            checkpoints.save(step, host, batches.get_state())
+        if step % config.checkpoint_every == 0:
+            checkpoints.save(step, _finite(_host(state)), batches.get_state())
         if step % config.validate_every == 0 or step == config.steps:
-            host = jax.device_get(flax.jax_utils.unreplicate(state))
+            host = _host(state)
             means = {f"validation/{k}": v for k, v in trainer.validate(host, validation).items()}
             writer.write(step, means)
             print("\n" + " ".join(f"{k} {v:.4f}" for k, v in means.items()), file=sys.stderr, flush=True)
+    host = _finite(_host(state))
+    if checkpoints.latest_step() != step:  # the last step, or whenever a signal came
+        checkpoints.save(step, host, batches.get_state())
+    return host
+
+
+def _host(state: TrainState) -> TrainState:
     return jax.device_get(flax.jax_utils.unreplicate(state))
+
+
+def _finite(host: TrainState) -> TrainState:
+    """The state itself; what is not finite must never be kept, or a run could not go on from it."""
+    if not np.isfinite(host.weights).all():
+        check_finite({"weights": np.nan}, 1, int(host.step))
+    return host
 
 
 def _mean(rows: list[dict]) -> dict:
@@ -164,7 +193,7 @@ def main(config: Any, workdir: str) -> int:
     """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
     try:
         state = train(config, Path(workdir))
-    except (data.DataError, CheckpointError, NonFiniteLoss, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+    except (data.DataError, CheckpointError, NonFiniteLoss, ValueError, OSError) as error:
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0 if int(state.step) >= config.steps else 130

@@ -53,9 +53,9 @@ class Recipe:
 
 
 def learning_rate(config: Any) -> optax.Schedule:
-    """'step': x0.1 after `decay_at` (the update at it still has the full rate, as released); 'cosine'."""
+    """Rate by updates taken. 'step': x0.1 once `decay_at` updates had the full rate, as released; 'cosine'."""
     if config.schedule == "step":
-        return optax.piecewise_constant_schedule(config.learning_rate, {config.decay_at + 1: 0.1})
+        return optax.piecewise_constant_schedule(config.learning_rate, {config.decay_at: 0.1})
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, config.learning_rate, config.warmup, config.steps, 0.01 * config.learning_rate
