@@ -46,8 +46,8 @@ def fit_bands(pixels: np.ndarray, bands: int, name: str) -> np.ndarray:
 class FolderSource:
     """All images below a folder, in the order of their paths: uint8 [H, W, bands] each.
 
-    Files are read by the rules of `images`: 8 bits a sample and no other, CMYK and palettes become RGB. Alpha is
-    dropped, and grey becomes RGB for a model of three bands.
+    Files are read by the rules of `images`: 8 bits a sample and no other, CMYK and palettes become RGB.
+    Alpha is dropped, and grey becomes RGB for a model of three bands.
 
     Raises:
       DataError: no folder, no image in it, or (on access) a file that is no such image.

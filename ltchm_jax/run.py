@@ -57,7 +57,7 @@ def stop_on_signals() -> Iterator[list[int]]:
 
 # Fields of a configuration that count something.
 COUNTS = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "checkpoints_to_keep")
-DATA_COUNTS = ("crop", "validation_images")
+DATA_COUNTS = ("crop", "validation_images", "threads", "prefetch")
 
 
 def check_counts(config: Any) -> None:

@@ -53,7 +53,7 @@ class Recipe:
 
 
 def learning_rate(config: Any) -> optax.Schedule:
-    """Rate by updates taken. 'step': x0.1 once `decay_at` updates had the full rate, as released; 'cosine'."""
+    """Rate by updates taken. 'step': x0.1 after `decay_at` updates at the full rate, as released."""
     if config.schedule == "step":
         return optax.piecewise_constant_schedule(config.learning_rate, {config.decay_at: 0.1})
     if config.schedule == "cosine":
