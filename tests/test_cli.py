@@ -1,0 +1,132 @@
+"""The command as a user types it: files in, files out; one line and status 2 for what can't be done."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ltchm_jax import cli
+from ltchm_jax.checkpoints import make_model, save_model
+from ltchm_jax.model import ModelConfig, init_variables
+from ltchm_jax.scenes import draw_scene
+
+pytest.importorskip("tensorflow_compression_ops")
+
+SMALL = ModelConfig(width=32, attention="none", hyper_attention="none", parameter_width=32)
+MODES = {"grey": "L", "rgb": "RGB", "rgba": "RGBA", "palette": "P"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, pictures of every kind, and a stream."""
+    folder = tmp_path_factory.mktemp("cli")
+    save_model(folder / "m.safetensors", make_model(SMALL, init_variables(SMALL, jax.random.key(0))))
+    for name, mode in MODES.items():
+        Image.fromarray(draw_scene(31, 17, 0)).convert(mode).save(folder / f"{name}.png")
+    assert run("compress", folder / "rgb.png", folder / "rgb.ltc", "--model", folder / "m.safetensors") == 0
+    return folder
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+def refusal(capsys, *arguments):
+    """The line of an error; nothing else may be printed."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("ltchm: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_every_kind_of_picture_comes_back_in_its_size(folder, tmp_path, name, suffix):
+    model = ("--model", folder / "m.safetensors")
+    assert run("compress", folder / f"{name}.png", tmp_path / "s.ltc", *model) == 0
+    assert run("decompress", tmp_path / "s.ltc", tmp_path / f"out{suffix}", *model) == 0
+    back = Image.open(tmp_path / f"out{suffix}")
+    assert back.size == (17, 31)
+    assert back.mode == {"grey": "L", "rgba": "RGBA"}.get(name, "RGB")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"out{suffix}", "s.ltc"])
+
+
+def test_several_inputs_go_to_a_folder(folder, tmp_path):
+    model = ("--model", folder / "m.safetensors")
+    assert run("compress", folder / "rgb.png", folder / "grey.png", tmp_path, *model) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.ltc", "rgb.ltc"]
+
+
+def test_a_window_is_cut_out(folder, tmp_path):
+    model = ("--model", folder / "m.safetensors")
+    assert run("decompress", folder / "rgb.ltc", tmp_path / "all.png", *model) == 0
+    assert run("decompress", folder / "rgb.ltc", tmp_path / "part.png", "--window", "2,5,10,20", *model) == 0
+    whole, part = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("all", "part"))
+    np.testing.assert_array_equal(part, whole[5:25, 2:12])
+
+
+def test_info_says_what_a_stream_holds(folder, capsys):
+    assert run("info", folder / "rgb.ltc") == 0
+    out = capsys.readouterr().out
+    assert "17 x 31" in out
+    assert f"{(folder / 'rgb.ltc').stat().st_size} (" in out
+
+
+def test_info_and_help_load_no_jax(folder):
+    code = (
+        "import sys; from ltchm_jax import cli; "
+        f"assert cli.main(['info', {str(folder / 'rgb.ltc')!r}]) == 0; "
+        "sys.exit(any(m in sys.modules for m in ('jax', 'numpy', 'tensorflow')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + bytes(50), b"\xccLT\r\n"])
+def test_what_is_no_stream_is_refused(folder, tmp_path, capsys, content):
+    (tmp_path / "bad.ltc").write_bytes(content)
+    refusal(capsys, "decompress", tmp_path / "bad.ltc", tmp_path / "o.png", "--model", folder / "m.safetensors")
+    refusal(capsys, "info", tmp_path / "bad.ltc")
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_a_truncated_stream_is_refused(folder, tmp_path, capsys):
+    (tmp_path / "cut.ltc").write_bytes((folder / "rgb.ltc").read_bytes()[:-3])
+    refusal(capsys, "decompress", tmp_path / "cut.ltc", tmp_path / "o.png", "--model", folder / "m.safetensors")
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_missing_files_and_models_are_refused(folder, tmp_path, capsys):
+    model = ("--model", folder / "m.safetensors")
+    assert "No such file" in refusal(capsys, "compress", tmp_path / "no.png", tmp_path / "o.ltc", *model)
+    assert "No such file" in refusal(capsys, "decompress", tmp_path / "no.ltc", tmp_path / "o.png", *model)
+    assert "'no-model'" in refusal(
+        capsys, "compress", folder / "rgb.png", tmp_path / "o.ltc", "--model", "no-model"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_that_cannot_be_written_are_refused(folder, tmp_path, capsys):
+    model = ("--model", folder / "m.safetensors")
+    refusal(capsys, "compress", folder / "rgb.png", tmp_path / "no" / "o.ltc", *model)
+    refusal(capsys, "decompress", folder / "rgb.ltc", tmp_path / "no" / "o.png", *model)
+    assert ".png, .tif" in refusal(capsys, "decompress", folder / "rgb.ltc", tmp_path / "o.gif", *model)
+    assert "folder" in refusal(capsys, "compress", folder / "rgb.png", folder / "grey.png", tmp_path / "x", *model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_file_is_no_picture(folder, tmp_path, capsys):
+    (tmp_path / "a.png").write_text("not a picture")
+    refusal(capsys, "compress", tmp_path / "a.png", tmp_path / "o.ltc", "--model", folder / "m.safetensors")
+    assert not (tmp_path / "o.ltc").exists()
+
+
+def test_complexity_prints_a_preset(capsys):
+    assert run("complexity", "--preset", "released", "--width", "64", "--attention", "none", "--size", "64x64") == 0
+    assert "g_a" in capsys.readouterr().out
+    assert "attention" in refusal(capsys, "complexity", "--preset", "paper", "--attention", "nothing")

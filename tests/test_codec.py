@@ -1,0 +1,162 @@
+"""Pictures to streams and back: the latents that went in come out, whatever the size, or a named error."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ltchm_jax.bitstream import BitstreamError, ModelMismatch
+from ltchm_jax.checkpoints import CheckpointError, make_model, save_model
+from ltchm_jax.grid import Rect
+from ltchm_jax.header import Layout
+from ltchm_jax.images import Image
+from ltchm_jax.metadata import Metadata
+from ltchm_jax.model import ModelConfig, init_variables
+from ltchm_jax.scenes import draw_scene
+
+codec_module = pytest.importorskip("ltchm_jax.codec")
+pytest.importorskip("tensorflow_compression_ops")
+
+# Untrained scales are at their floor, so the floor is where the latents below lie.
+SMALL = ModelConfig(
+    width=32,
+    attention="none",
+    hyper_attention="none",
+    parameter_width=32,
+    scale_min=2.0,
+    lmbdas=(128.0, 512.0, 2048.0),
+)
+SIZES = [(1, 1), (17, 31), (64, 64), (63, 2)]
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Random weights with the latents scaled up, so that there is something to code."""
+    variables = init_variables(SMALL, jax.random.key(1))
+    kernel = variables["params"]["g_a"]["down16"]["kernel"]
+    variables["params"]["g_a"]["down16"]["kernel"] = kernel * 20
+    return variables
+
+
+@pytest.fixture(scope="module")
+def codec(variables):
+    return codec_module.Codec(make_model(SMALL, variables), "small")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(codec_module, "BLOCK_SIZE", 64)
+    monkeypatch.setattr(codec_module, "OVERLAP", 16)
+
+
+def scene(height, width, bands=3):
+    return draw_scene(height, width, 3)[..., :bands]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_any_size_and_layout_comes_back_in_shape(codec, height, width, bands):
+    x = np.random.default_rng(0).integers(0, 256, (height, width, bands), np.uint8)
+    x_hat = codec.decompress(codec.compress(x))
+    assert x_hat.shape == x.shape
+    assert x_hat.dtype == np.uint8
+    if bands in (2, 4):
+        np.testing.assert_array_equal(x_hat[..., -1], x[..., -1])
+
+
+@pytest.mark.parametrize("quality", [0, 0.73, 2])
+def test_the_picture_is_the_synthesis_of_the_encoded_latents(codec, quality):
+    x = scene(64, 64)
+    steps = round(quality * codec_module.QUALITY_STEPS)
+    y, _ = codec._latents(x, steps)
+    assert np.abs(y).max() > 0
+    expected = codec._synthesise(codec._variables, y[None], codec._rate(steps))[0]
+    np.testing.assert_array_equal(codec.decompress(codec.compress(x, quality)), expected)
+
+
+def test_a_stream_is_as_long_as_the_model_says(codec):
+    x = scene(64, 64)
+    y, z = codec._latents(x, 0)
+    nothing = np.zeros_like(y)
+    psi = codec._psi(z, 0)
+    z_alone = len(codec._coder.encode(z, nothing, psi).payload) - codec._coder.ideal_bits(nothing, psi) / 8
+    ideal = codec.ideal_bytes(x, 0) + z_alone
+    assert ideal > 300
+    assert ideal - 4 < len(codec.compress(x, 0)) < 1.005 * ideal + 40
+
+
+def test_more_quality_is_more_bytes(codec):
+    sizes = [len(codec.compress(scene(64, 64), quality)) for quality in (0, 1, 2)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2]
+
+
+def test_compress_twice_gives_the_same_bytes(codec):
+    assert codec.compress(scene(40, 50), 1.5) == codec.compress(scene(40, 50), 1.5)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_windows_are_crops_of_the_whole(codec):
+    x = scene(150, 100)
+    data = codec.compress(x)
+    whole = codec.decompress(data)
+    assert whole.shape == x.shape
+    for window in [Rect(0, 0, 150, 100), Rect(60, 50, 20, 10), Rect(149, 99, 1, 1)]:
+        np.testing.assert_array_equal(codec.decompress(data, window), whole[window.slices])
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_of_one_shape_compile_once(codec):
+    codec.compress(scene(150, 100))
+    traces = codec._analyse._cache_size()
+    codec.compress(scene(180, 110))
+    assert codec._analyse._cache_size() == traces
+
+
+def test_metadata_travels_on_request(codec):
+    image = Image(scene(20, 20), Layout.RGB, Metadata(text={"sensor": "drawn"}))
+    assert codec.decompress_image(codec.compress_image(image)).metadata == Metadata()
+    assert codec.decompress_image(codec.compress_image(image, metadata=True)).metadata == image.metadata
+
+
+def test_damaged_streams_end_in_a_named_error(codec):
+    data = codec.compress(scene(30, 30))
+    rng = np.random.default_rng(5)
+    for position in rng.integers(0, len(data), 40):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << rng.integers(8)
+        with pytest.raises(BitstreamError):
+            codec.decompress(bytes(damaged))
+    for length in rng.integers(0, len(data), 20):
+        with pytest.raises(BitstreamError):
+            codec.decompress(data[:length])
+
+
+def test_another_model_is_refused(codec, variables):
+    other = codec_module.Codec(make_model(dataclasses.replace(SMALL, scale_min=3.0), variables))
+    with pytest.raises(ModelMismatch, match="load its weights"):
+        other.decompress(codec.compress(scene(10, 10)))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "quality", "rule"),
+    [
+        (np.zeros((4, 4, 3), np.uint16), None, "uint8"),
+        (np.zeros((4, 4), np.uint8), None, "uint8"),
+        (np.zeros((0, 4, 3), np.uint8), None, "uint8"),
+        (np.zeros((4, 4, 7), np.uint8), None, "codes 3 bands"),
+        (np.zeros((4, 4, 3), np.uint8), -0.1, "must be 0 to 2"),
+        (np.zeros((4, 4, 3), np.uint8), float("nan"), "must be 0 to 2"),
+    ],
+)
+def test_bad_arguments_are_refused(codec, pixels, quality, rule):
+    with pytest.raises(ValueError, match=rule):
+        codec.compress(pixels, quality)
+
+
+def test_models_are_found_by_path_and_refused_by_name(codec, tmp_path):
+    save_model(tmp_path / "mine.safetensors", codec.model)
+    assert codec_module.Codec.load(tmp_path / "mine.safetensors").model.digest == codec.model.digest
+    with pytest.raises(CheckpointError, match="nothing-like-it"):
+        codec_module.Codec.load("nothing-like-it")
