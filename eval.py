@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from ltchm_jax.baselines import BASELINES, DEFAULTS
-from ltchm_jax.contenders import one_line
-from ltchm_jax.evaluation import LpipsFiles
-from ltchm_jax.evaluation_run import Options, run
+from ltchm_jax.evaluation.contenders import one_line
+from ltchm_jax.evaluation.evaluate import LpipsFiles
+from ltchm_jax.evaluation.run import Options, run
 
 
 class Parser(argparse.ArgumentParser):

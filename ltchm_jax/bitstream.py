@@ -19,13 +19,13 @@ from io import BytesIO
 from itertools import accumulate
 from typing import BinaryIO
 
-from ltchm_jax import alpha as alpha_plane
-from ltchm_jax import guards as guard_lists
-from ltchm_jax.grid import Grid
-from ltchm_jax.guards import Guards
-from ltchm_jax.header import Header, Layout, SampleType
-from ltchm_jax.metadata import Metadata, TiffTag
-from ltchm_jax.wire import (
+from ltchm_jax.container import alpha as alpha_plane
+from ltchm_jax.container import guards as guard_lists
+from ltchm_jax.container.grid import Grid
+from ltchm_jax.container.guards import Guards
+from ltchm_jax.container.header import Header, Layout, SampleType
+from ltchm_jax.container.metadata import Metadata, TiffTag
+from ltchm_jax.container.wire import (
     U32,
     BitstreamError,
     ChecksumMismatch,

@@ -159,8 +159,8 @@ def _progress(blocks: Iterable, total: int) -> Iterable:
 
 def run_compress(options: argparse.Namespace) -> None:
     """`ltchm compress`."""
-    from ltchm_jax.files import atomic_write
-    from ltchm_jax.images import read_image
+    from ltchm_jax.imagery.files import atomic_write
+    from ltchm_jax.imagery.images import read_image
 
     pairs = targets(options.input, options.output, SUFFIX)
     codec = None
@@ -178,9 +178,9 @@ def run_compress(options: argparse.Namespace) -> None:
 def run_decompress(options: argparse.Namespace) -> None:
     """`ltchm decompress`."""
     from ltchm_jax.bitstream import MAX_PIXELS, read
-    from ltchm_jax.files import open_input
-    from ltchm_jax.grid import Rect
-    from ltchm_jax.images import check_writable, write_image
+    from ltchm_jax.container.grid import Rect
+    from ltchm_jax.imagery.files import open_input
+    from ltchm_jax.imagery.images import check_writable, write_image
 
     limit = MAX_PIXELS if options.max_pixels is None else options.max_pixels
     codec = None
@@ -201,7 +201,7 @@ def run_decompress(options: argparse.Namespace) -> None:
 def run_info(options: argparse.Namespace) -> None:
     """`ltchm info`; loads neither JAX nor a model."""
     from ltchm_jax.bitstream import read
-    from ltchm_jax.files import open_input
+    from ltchm_jax.imagery.files import open_input
 
     with open_input(options.input) as file:
         container = read(file)
@@ -229,7 +229,7 @@ def run_import(options: argparse.Namespace) -> None:
     """`ltchm import-torch`."""
     from ltchm_jax.checkpoints import make_model, save_model
     from ltchm_jax.interop import import_state
-    from ltchm_jax.reference_files import read_arrays
+    from ltchm_jax.parity.reference_files import read_arrays
 
     config, variables, skipped = import_state(read_arrays(options.input))
     save_model(
@@ -246,7 +246,7 @@ def run_export(options: argparse.Namespace) -> None:
     from ltchm_jax.checkpoints import load_model
     from ltchm_jax.codec import find_model
     from ltchm_jax.interop import export_state
-    from ltchm_jax.reference_files import write_arrays
+    from ltchm_jax.parity.reference_files import write_arrays
 
     model = load_model(find_model(options.model))
     if model.config.variant != "released" or model.config.lmbdas:
@@ -256,8 +256,8 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_verify(options: argparse.Namespace) -> int:
     """`ltchm verify`."""
-    from ltchm_jax.comparison import rows_text
-    from ltchm_jax.verification import verify
+    from ltchm_jax.parity.comparison import rows_text
+    from ltchm_jax.parity.verification import verify
 
     rows = verify(options.golden, options.train)
     print(rows_text(rows))
@@ -270,7 +270,7 @@ def run_complexity(options: argparse.Namespace) -> None:
 
     from ltchm_jax.complexity import by_part, complexity_text, model_layers
     from ltchm_jax.model import PRESETS
-    from ltchm_jax.paper_tables import paper_text, paper_values
+    from ltchm_jax.parity.paper_tables import paper_text, paper_values
 
     if options.preset is None:
         print(paper_text(paper_values()))

@@ -18,15 +18,15 @@ import numpy as np
 
 from ltchm_jax import bitstream
 from ltchm_jax.bitstream import Block, Container, Header, Layout
-from ltchm_jax.blocks import blend
 from ltchm_jax.checkpoints import CheckpointError, Model, load_model
+from ltchm_jax.container.blocks import blend
+from ltchm_jax.container.grid import Rect
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
 from ltchm_jax.entropy.range_coder import RangeCoderError
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import float64
-from ltchm_jax.files import atomic_write, open_input
-from ltchm_jax.grid import Rect
-from ltchm_jax.images import LAYOUTS, Image, read_image, write_image
+from ltchm_jax.imagery.files import atomic_write, open_input
+from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
 from ltchm_jax.model import LTCHM, Mixture, padded_size
 
 DEFAULT_MODEL = "rsscn7-c64"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import grain.python as grain
 import numpy as np
 
-from ltchm_jax.images import ImageError, read_image
+from ltchm_jax.imagery.images import ImageError, read_image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 

@@ -14,15 +14,15 @@ import numpy as np
 
 from ltchm_jax import baselines, metrics
 from ltchm_jax.cli import one_line, open_codec
-from ltchm_jax.contenders import Codec
-from ltchm_jax.files import atomic_write
-from ltchm_jax.header import Layout
-from ltchm_jax.images import Image, write_image
-from ltchm_jax.matching import match_size
-from ltchm_jax.pictures import Picture
-from ltchm_jax.plots import Tile
-from ltchm_jax.scenes import draw_scene
-from ltchm_jax.strip import strip
+from ltchm_jax.container.header import Layout
+from ltchm_jax.evaluation.contenders import Codec
+from ltchm_jax.evaluation.matching import match_size
+from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.evaluation.plots import Tile
+from ltchm_jax.evaluation.strip import strip
+from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.imagery.images import Image, write_image
+from ltchm_jax.imagery.scenes import draw_scene
 
 SCENE = (512, 768, 11)  # rows, columns, seed: woods, fields, a river; houses and a road in the middle
 OTHERS = ("jpeg2000", "webp", "avif")

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from toy_codec import ToyCodec, write_pictures
 
-from ltchm_jax.contenders import baseline, of_codec
-from ltchm_jax.evaluation_run import Options, compare, run
-from ltchm_jax.pictures import list_pictures
+from ltchm_jax.evaluation.contenders import baseline, of_codec
+from ltchm_jax.evaluation.pictures import list_pictures
+from ltchm_jax.evaluation.run import Options, compare, run
 
 
 def test_run_writes_all_results(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ there is no chunk.
 from collections.abc import Sequence
 from io import BytesIO
 
-from ltchm_jax.wire import Cursor, Malformed, counted, varint
+from ltchm_jax.container.wire import Cursor, Malformed, counted, varint
 
 MAX_POSITION = 2**31  # the step to a position and its side share one varint
 MAX_GUARDS = 2**16  # of one block: a list this long means that something else is wrong

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from toy_codec import ToyCodec, write_pictures
 
-from ltchm_jax import evaluation, rows
-from ltchm_jax.contenders import baseline, of_codec
-from ltchm_jax.pictures import list_pictures
+from ltchm_jax.evaluation import evaluate as evaluation
+from ltchm_jax.evaluation import rows
+from ltchm_jax.evaluation.contenders import baseline, of_codec
+from ltchm_jax.evaluation.pictures import list_pictures
 
 
 def without_times(table: list[rows.Row]) -> list[rows.Row]:

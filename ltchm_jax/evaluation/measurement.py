@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ltchm_jax import metrics
-from ltchm_jax.contenders import Contender, one_line
-from ltchm_jax.images import ImageError
-from ltchm_jax.pictures import Picture
-from ltchm_jax.rows import Row
+from ltchm_jax.evaluation.contenders import Contender, one_line
+from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.evaluation.rows import Row
+from ltchm_jax.imagery.images import ImageError
 
 
 @dataclass(frozen=True)

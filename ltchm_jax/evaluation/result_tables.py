@@ -3,7 +3,7 @@ Table 6, with the clock around what really codes), and the averages behind the c
 
 from typing import Any
 
-from ltchm_jax.summary import Summary
+from ltchm_jax.evaluation.summary import Summary
 
 
 def markdown(summary: Summary) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ltchm_jax.contenders import Contender
-from ltchm_jax.measurement import measure
-from ltchm_jax.pictures import Picture
-from ltchm_jax.plots import Tile
-from ltchm_jax.rows import Row
+from ltchm_jax.evaluation.contenders import Contender
+from ltchm_jax.evaluation.measurement import measure
+from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.evaluation.plots import Tile
+from ltchm_jax.evaluation.rows import Row
 
 # Without a model to follow: the middle of the paper's rates.
 _RATE = 0.4

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ltchm_jax.grid import Grid
-from ltchm_jax.wire import (
+from ltchm_jax.container.grid import Grid
+from ltchm_jax.container.wire import (
     LIMIT,
     Cursor,
     Malformed,

@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 
-from ltchm_jax import baselines, bd
-from ltchm_jax.contenders import Contender
-from ltchm_jax.measurement import Failure, Outcome
-from ltchm_jax.pictures import Picture
-from ltchm_jax.rows import Row
+from ltchm_jax import baselines
+from ltchm_jax.evaluation import bd
+from ltchm_jax.evaluation.contenders import Contender
+from ltchm_jax.evaluation.measurement import Failure, Outcome
+from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.evaluation.rows import Row
 
 MEANS = ("bpp", "psnr", "ms_ssim", "ms_ssim_db", "vif_p", "lpips")
 _PACKAGES = (

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltchm_jax import baselines, contenders, examples, plots
-from ltchm_jax.contenders import Contender
-from ltchm_jax.evaluation import LpipsFiles, evaluate
-from ltchm_jax.files import atomic_write
-from ltchm_jax.measurement import Outcome
-from ltchm_jax.pictures import Picture, list_pictures
-from ltchm_jax.plots import Tile
-from ltchm_jax.report import write_report
-from ltchm_jax.result_tables import markdown
-from ltchm_jax.summary import Summary, summarise
+from ltchm_jax import baselines
+from ltchm_jax.evaluation import contenders, examples, plots
+from ltchm_jax.evaluation.contenders import Contender
+from ltchm_jax.evaluation.evaluate import LpipsFiles, evaluate
+from ltchm_jax.evaluation.measurement import Outcome
+from ltchm_jax.evaluation.pictures import Picture, list_pictures
+from ltchm_jax.evaluation.plots import Tile
+from ltchm_jax.evaluation.report import write_report
+from ltchm_jax.evaluation.result_tables import markdown
+from ltchm_jax.evaluation.summary import Summary, summarise
+from ltchm_jax.imagery.files import atomic_write
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import jax
 
-from ltchm_jax.comparison import Row
-from ltchm_jax.forward_parity import forward_rows
 from ltchm_jax.interop import import_state
-from ltchm_jax.reference_files import read_arrays
-from ltchm_jax.training_parity import training_rows
+from ltchm_jax.parity.comparison import Row
+from ltchm_jax.parity.forward_parity import forward_rows
+from ltchm_jax.parity.reference_files import read_arrays
+from ltchm_jax.parity.training_parity import training_rows
 
 
 def verify(golden: str | Path, train: str | Path | None = None) -> list[Row]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltchm_jax.header import Layout
-from ltchm_jax.images import ImageError, read_image
+from ltchm_jax.container.header import Layout
+from ltchm_jax.imagery.images import ImageError, read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ltchm_jax.grid import Grid, Rect
+from ltchm_jax.container.grid import Grid, Rect
 
 
 def blend_rows(grid: Grid, blocks: Iterable[np.ndarray], window: Rect | None = None) -> Iterator[np.ndarray]:

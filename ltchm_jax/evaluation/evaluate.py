@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ltchm_jax import contenders, rows
-from ltchm_jax.contenders import Contender, one_line
+from ltchm_jax.evaluation import contenders, rows
+from ltchm_jax.evaluation.contenders import Contender, one_line
+from ltchm_jax.evaluation.measurement import Failure, Job, Outcome, measure_picture
+from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.evaluation.rows import Row
 from ltchm_jax.lpips import Lpips
-from ltchm_jax.measurement import Failure, Job, Outcome, measure_picture
-from ltchm_jax.pictures import Picture
-from ltchm_jax.rows import Row
 
 
 @dataclass(frozen=True)

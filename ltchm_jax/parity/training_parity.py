@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ltchm_jax.comparison import (
+from ltchm_jax.interop import COUNTER, MASKED, Imported, to_reference
+from ltchm_jax.losses import Losses, rate_distortion
+from ltchm_jax.model import LTCHM
+from ltchm_jax.parity.comparison import (
     COMPILER,
     Row,
     check_names,
@@ -21,9 +24,6 @@ from ltchm_jax.comparison import (
     nhwc,
     section,
 )
-from ltchm_jax.interop import COUNTER, MASKED, Imported, to_reference
-from ltchm_jax.losses import Losses, rate_distortion
-from ltchm_jax.model import LTCHM
 
 LOSS_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3

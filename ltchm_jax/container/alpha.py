@@ -3,8 +3,8 @@
 import zlib
 from io import BytesIO
 
-from ltchm_jax.header import Header
-from ltchm_jax.wire import U32, Cursor, Malformed, inflate, varint
+from ltchm_jax.container.header import Header
+from ltchm_jax.container.wire import U32, Cursor, Malformed, inflate, varint
 
 
 def deflate(header: Header, plane: bytes | None) -> bytes:

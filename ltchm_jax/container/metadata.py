@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import NamedTuple
 
-from ltchm_jax.wire import Cursor, Malformed, counted, inflate, varint
+from ltchm_jax.container.wire import Cursor, Malformed, counted, inflate, varint
 
 MAX_BYTES = 1 << 24  # of one kind of metadata, inflated: bounds what a small stream can make a reader hold
 

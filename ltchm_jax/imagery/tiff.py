@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ltchm_jax.metadata import TiffTag
+from ltchm_jax.container.metadata import TiffTag
 
 BYTE, ASCII, SHORT, LONG, UNDEFINED = 1, 2, 3, 4, 7
 # Field type -> (bytes of a number, numbers of a value); a rational is two numbers.

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltchm_jax.comparison import (
+from ltchm_jax.interop import Imported
+from ltchm_jax.losses import bits_per_pixel
+from ltchm_jax.model import LTCHM, Output, causal_taps
+from ltchm_jax.parity.comparison import (
     COMPILER,
     Row,
     check_shapes,
@@ -21,9 +24,6 @@ from ltchm_jax.comparison import (
     nchw,
     nhwc,
 )
-from ltchm_jax.interop import Imported
-from ltchm_jax.losses import bits_per_pixel
-from ltchm_jax.model import LTCHM, Output, causal_taps
 
 Given = dict[str, jax.Array]
 INPUTS = ("y", "z", "psi")  # what stages are given of the reference

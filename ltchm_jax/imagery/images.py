@@ -23,11 +23,11 @@ import numpy as np
 from PIL import Image as pillow
 from PIL import ImageOps, PngImagePlugin
 
-from ltchm_jax import tiff
 from ltchm_jax.bitstream import MAX_PIXELS
-from ltchm_jax.files import atomic_write, open_input
-from ltchm_jax.header import Layout
-from ltchm_jax.metadata import Metadata, TiffTag
+from ltchm_jax.container.header import Layout
+from ltchm_jax.container.metadata import Metadata, TiffTag
+from ltchm_jax.imagery import tiff
+from ltchm_jax.imagery.files import atomic_write, open_input
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}

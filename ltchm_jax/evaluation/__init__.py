@@ -1,0 +1,1 @@
+"""Codecs measured on folders of pictures: rows, summaries, plots, report."""

@@ -1,0 +1,1 @@
+"""Picture files, and a scene that is drawn."""

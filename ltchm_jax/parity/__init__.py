@@ -1,0 +1,1 @@
+"""Comparison with the released PyTorch code and the tables of the paper."""
