@@ -21,15 +21,16 @@ def get_config() -> ml_collections.ConfigDict:
         config.model.parameter_width = 320
         config.model.lmbdas = (128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
         config.data.crop = 128
-        config.batch_size = 8
-        config.steps = 20_000
-        config.learning_rate = 5e-4
+        config.data.validation_images = 16
+        config.batch_size = 4
+        config.steps = 5_000
+        config.learning_rate = 1e-3
         config.schedule = "cosine"
         config.warmup = 200
         config.clip_value = 0.0
         config.clip_norm = 1.0
-        config.ema = 0.998
+        config.ema = 0.99
         config.log_every = 25
-        config.validate_every = 500
+        config.validate_every = 1_000
         config.checkpoint_every = 250
     return config

@@ -4,9 +4,9 @@ import zlib
 
 import pytest
 
-from ltchm_jax import alpha
-from ltchm_jax.header import Header, Layout
-from ltchm_jax.wire import Malformed, Truncated
+from ltchm_jax.container import alpha
+from ltchm_jax.container.header import Header, Layout
+from ltchm_jax.container.wire import Malformed, Truncated
 
 RGBA = Header(bytes(8), 6, 5, Layout.RGBA, 3)
 RGB = Header(bytes(8), 6, 5, Layout.RGB, 3)

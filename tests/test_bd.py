@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ltchm_jax import bd
+from ltchm_jax.evaluation import bd
 
 RATES = (0.1, 0.2, 0.4, 0.8)
 QUALITY = (26.0, 29.0, 32.0, 35.0)

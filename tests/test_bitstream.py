@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltchm_jax import bitstream as bs
-from ltchm_jax.wire import varint
+from ltchm_jax.container.wire import varint
 
 DIGEST = b"\x01model\xfe\xff"
 PLAIN = bs.Header(DIGEST, 256, 256, bs.Layout.RGB, 3)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ltchm_jax.blocks import blend, blend_rows
-from ltchm_jax.grid import Grid, Rect
+from ltchm_jax.container.blocks import blend, blend_rows
+from ltchm_jax.container.grid import Grid, Rect
 
 GRIDS = [
     Grid(37, 90, 32, 8),

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ltchm_jax import cli
 from ltchm_jax.checkpoints import make_model, save_model
+from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
-from ltchm_jax.scenes import draw_scene
 
 pytest.importorskip("tensorflow_compression_ops")
 
@@ -84,20 +84,26 @@ def test_info_and_help_load_no_jax(folder):
         f"assert cli.main(['info', {str(folder / 'rgb.ltc')!r}]) == 0; "
         "sys.exit(any(m in sys.modules for m in ('jax', 'numpy', 'tensorflow')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + bytes(50), b"\xccLT\r\n"])
 def test_what_is_no_stream_is_refused(folder, tmp_path, capsys, content):
     (tmp_path / "bad.ltc").write_bytes(content)
-    refusal(capsys, "decompress", tmp_path / "bad.ltc", tmp_path / "o.png", "--model", folder / "m.safetensors")
+    refusal(
+        capsys, "decompress", tmp_path / "bad.ltc", tmp_path / "o.png", "--model", folder / "m.safetensors"
+    )
     refusal(capsys, "info", tmp_path / "bad.ltc")
     assert not (tmp_path / "o.png").exists()
 
 
 def test_a_truncated_stream_is_refused(folder, tmp_path, capsys):
     (tmp_path / "cut.ltc").write_bytes((folder / "rgb.ltc").read_bytes()[:-3])
-    refusal(capsys, "decompress", tmp_path / "cut.ltc", tmp_path / "o.png", "--model", folder / "m.safetensors")
+    refusal(
+        capsys, "decompress", tmp_path / "cut.ltc", tmp_path / "o.png", "--model", folder / "m.safetensors"
+    )
     assert not (tmp_path / "o.png").exists()
 
 
@@ -116,7 +122,9 @@ def test_targets_that_cannot_be_written_are_refused(folder, tmp_path, capsys):
     refusal(capsys, "compress", folder / "rgb.png", tmp_path / "no" / "o.ltc", *model)
     refusal(capsys, "decompress", folder / "rgb.ltc", tmp_path / "no" / "o.png", *model)
     assert ".png, .tif" in refusal(capsys, "decompress", folder / "rgb.ltc", tmp_path / "o.gif", *model)
-    assert "folder" in refusal(capsys, "compress", folder / "rgb.png", folder / "grey.png", tmp_path / "x", *model)
+    assert "folder" in refusal(
+        capsys, "compress", folder / "rgb.png", folder / "grey.png", tmp_path / "x", *model
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,6 +135,9 @@ def test_a_text_file_is_no_picture(folder, tmp_path, capsys):
 
 
 def test_complexity_prints_a_preset(capsys):
-    assert run("complexity", "--preset", "released", "--width", "64", "--attention", "none", "--size", "64x64") == 0
+    assert (
+        run("complexity", "--preset", "released", "--width", "64", "--attention", "none", "--size", "64x64")
+        == 0
+    )
     assert "g_a" in capsys.readouterr().out
     assert "attention" in refusal(capsys, "complexity", "--preset", "paper", "--attention", "nothing")

@@ -8,12 +8,12 @@ import pytest
 
 from ltchm_jax.bitstream import BitstreamError, ModelMismatch
 from ltchm_jax.checkpoints import CheckpointError, make_model, save_model
-from ltchm_jax.grid import Rect
-from ltchm_jax.header import Layout
-from ltchm_jax.images import Image
-from ltchm_jax.metadata import Metadata
+from ltchm_jax.container.grid import Rect
+from ltchm_jax.container.header import Layout
+from ltchm_jax.container.metadata import Metadata
+from ltchm_jax.imagery.images import Image
+from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
-from ltchm_jax.scenes import draw_scene
 
 codec_module = pytest.importorskip("ltchm_jax.codec")
 pytest.importorskip("tensorflow_compression_ops")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ltchm_jax.comparison import check_names, compare, images, member, nchw, nhwc, rows_text, section
 from ltchm_jax.model import PRESETS
+from ltchm_jax.parity.comparison import check_names, compare, images, member, nchw, nhwc, rows_text, section
 
 
 @pytest.mark.parametrize(("error", "ok"), [(0.9e-3, True), (1.1e-3, False), (np.nan, False)])

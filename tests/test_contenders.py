@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from toy_codec import ToyCodec, picture
 
-from ltchm_jax import contenders
+from ltchm_jax.evaluation import contenders
 
 
 def test_single_rate_codec_is_one_point() -> None:

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 from toy_codec import ToyCodec, picture, write_pictures
 
-from ltchm_jax import examples
-from ltchm_jax.contenders import of_codec
-from ltchm_jax.evaluation import evaluate
-from ltchm_jax.pictures import list_pictures
+from ltchm_jax.evaluation import examples
+from ltchm_jax.evaluation.contenders import of_codec
+from ltchm_jax.evaluation.evaluate import evaluate
+from ltchm_jax.evaluation.pictures import list_pictures
 
 
 def test_pictures_are_spread_over_the_list(tmp_path: Path) -> None:

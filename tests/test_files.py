@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ltchm_jax.files import atomic_write, open_input
+from ltchm_jax.imagery.files import atomic_write, open_input
 
 
 def names(folder):

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from ltchm_jax import forward_parity
-from ltchm_jax.forward_parity import forward_rows, h_s, priors
 from ltchm_jax.interop import MASKED, Imported, import_state
 from ltchm_jax.model import causal_taps, hpham
-from ltchm_jax.reference_files import read_arrays
+from ltchm_jax.parity import forward_parity
+from ltchm_jax.parity.forward_parity import forward_rows, h_s, priors
+from ltchm_jax.parity.reference_files import read_arrays
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "released_n64.npz"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden files are not here")

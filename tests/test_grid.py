@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from ltchm_jax.grid import MAX_BLOCK, MIN_BLOCK, Axis, Grid, Rect
+from ltchm_jax.container.grid import MAX_BLOCK, MIN_BLOCK, Axis, Grid, Rect
 
 RANDOM = random.Random(20)
 AXES = [

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ltchm_jax import guards
-from ltchm_jax.wire import Malformed, Truncated, counted, varint
+from ltchm_jax.container import guards
+from ltchm_jax.container.wire import Malformed, Truncated, counted, varint
 
 LISTS = [(), ((0, 1),), (), (), ((5, 0), (6, 1), (700, 0), (2**31 - 1, 1)), ()]
 

@@ -4,8 +4,8 @@ from io import BytesIO
 
 import pytest
 
-from ltchm_jax.header import Header, Layout, SampleType, signature
-from ltchm_jax.wire import (
+from ltchm_jax.container.header import Header, Layout, SampleType, signature
+from ltchm_jax.container.wire import (
     Cursor,
     Malformed,
     ModelMismatch,

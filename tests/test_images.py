@@ -12,10 +12,10 @@ import pytest
 from PIL import Image as pillow
 from PIL import ImageCms, PngImagePlugin
 
-from ltchm_jax import tiff
-from ltchm_jax.header import Layout
-from ltchm_jax.images import Image, ImageError, read_image, write_image
-from ltchm_jax.metadata import Metadata, TiffTag
+from ltchm_jax.container.header import Layout
+from ltchm_jax.container.metadata import Metadata, TiffTag
+from ltchm_jax.imagery import tiff
+from ltchm_jax.imagery.images import Image, ImageError, read_image, write_image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

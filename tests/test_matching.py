@@ -6,7 +6,7 @@ from toy_codec import picture
 
 from ltchm_jax import baselines
 from ltchm_jax.baselines import Baseline, PillowFeature
-from ltchm_jax.matching import match_size
+from ltchm_jax.evaluation.matching import match_size
 
 
 def known(sizes, setting="quality"):

@@ -5,9 +5,9 @@ import pytest
 from toy_codec import ToyCodec, picture, write_pictures
 
 from ltchm_jax import metrics
-from ltchm_jax.contenders import Contender, of_codec
-from ltchm_jax.measurement import Job, measure, measure_picture
-from ltchm_jax.pictures import Picture
+from ltchm_jax.evaluation.contenders import Contender, of_codec
+from ltchm_jax.evaluation.measurement import Job, measure, measure_picture
+from ltchm_jax.evaluation.pictures import Picture
 
 
 def job(path: Path, *codecs: ToyCodec) -> Job:

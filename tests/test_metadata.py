@@ -4,8 +4,8 @@ import zlib
 
 import pytest
 
-from ltchm_jax.metadata import EXIF, ICC, MAX_BYTES, TEXT, TIFF, Metadata, TiffTag
-from ltchm_jax.wire import BitstreamError, Malformed, Truncated, counted, varint
+from ltchm_jax.container.metadata import EXIF, ICC, MAX_BYTES, TEXT, TIFF, Metadata, TiffTag
+from ltchm_jax.container.wire import BitstreamError, Malformed, Truncated, counted, varint
 
 FULL = Metadata(
     text={"site": "Wadi Rum", "Größe": "50 cm", "": ""},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ltchm_jax.paper_tables import PaperValue, paper_text, paper_values
+from ltchm_jax.parity.paper_tables import PaperValue, paper_text, paper_values
 
 
 @pytest.fixture(scope="module")

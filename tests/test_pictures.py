@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from toy_codec import picture, write_pictures
 
-from ltchm_jax.images import ImageError
-from ltchm_jax.pictures import Picture, list_pictures
+from ltchm_jax.evaluation.pictures import Picture, list_pictures
+from ltchm_jax.imagery.images import ImageError
 
 
 def of(path: Path) -> Picture:

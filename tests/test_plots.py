@@ -8,8 +8,8 @@ from PIL import Image
 from result_summary import result
 from toy_codec import picture
 
-from ltchm_jax import plots
-from ltchm_jax.plots import Tile
+from ltchm_jax.evaluation import plots
+from ltchm_jax.evaluation.plots import Tile
 
 
 def test_a_panel_for_each_measure_that_was_taken() -> None:

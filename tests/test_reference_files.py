@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from ltchm_jax import reference_files
-from ltchm_jax.reference_files import read_arrays, write_arrays
+from ltchm_jax.parity import reference_files
+from ltchm_jax.parity.reference_files import read_arrays, write_arrays
 
 ARRAYS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous

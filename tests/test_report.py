@@ -8,8 +8,8 @@ import pytest
 from result_summary import result
 from toy_codec import picture
 
-from ltchm_jax.plots import Tile, rate_distortion, save
-from ltchm_jax.report import write_report
+from ltchm_jax.evaluation.plots import Tile, rate_distortion, save
+from ltchm_jax.evaluation.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (

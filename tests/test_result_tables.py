@@ -1,6 +1,6 @@
 from result_summary import result
 
-from ltchm_jax.result_tables import details, markdown, overview
+from ltchm_jax.evaluation.result_tables import details, markdown, overview
 
 
 def lines_with(text: str, part: str) -> list[str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ltchm_jax import rows
-from ltchm_jax.rows import Row
+from ltchm_jax.evaluation import rows
+from ltchm_jax.evaluation.rows import Row
 
 ROW = Row(
     "set/test",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltchm_jax.scenes import draw_scene, noise
+from ltchm_jax.imagery.scenes import draw_scene, noise
 
 SCENES = [draw_scene(160, 200, seed) for seed in range(6)]
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from toy_codec import ToyCodec
 
-from ltchm_jax import bd, summary
-from ltchm_jax.contenders import Contender, of_codec
-from ltchm_jax.measurement import Failure, Outcome
-from ltchm_jax.pictures import Picture
-from ltchm_jax.rows import Row
+from ltchm_jax.evaluation import bd, summary
+from ltchm_jax.evaluation.contenders import Contender, of_codec
+from ltchm_jax.evaluation.measurement import Failure, Outcome
+from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.evaluation.rows import Row
 
 ROW = Row(
     "set", "a.png", "0" * 16, 8, 9, "toy", "1", "v", 100, 0.1, 30.0, 0.9, 10.0, 0.5, math.nan, 0.01, 0.02, 1

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image as pillow
 from PIL import TiffImagePlugin
 
-from ltchm_jax import tiff
-from ltchm_jax.metadata import TiffTag
+from ltchm_jax.container.metadata import TiffTag
+from ltchm_jax.imagery import tiff
 
 DOUBLES = TiffTag(33550, 12, struct.pack("<3d", 0.5, 0.25, 0.0))
 KEYS = TiffTag(34735, 3, struct.pack("<4H", 1, 1, 0, 0))

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltchm_jax.comparison import Row
 from ltchm_jax.interop import import_state
-from ltchm_jax.reference_files import read_arrays
-from ltchm_jax.training_parity import CORRECTIONS, training_rows
+from ltchm_jax.parity.comparison import Row
+from ltchm_jax.parity.reference_files import read_arrays
+from ltchm_jax.parity.training_parity import CORRECTIONS, training_rows
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 pytestmark = [

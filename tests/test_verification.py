@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ltchm_jax import verification
-from ltchm_jax.comparison import Row
-from ltchm_jax.verification import verify
+from ltchm_jax.parity import verification
+from ltchm_jax.parity.comparison import Row
+from ltchm_jax.parity.verification import verify
 
 ROWS = [Row("y", 0.0, 0.0, 1e-4, True)], [Row("out/loss", 1.0, 1.0, 1e-4, False)]
 

@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pytest
 
-from ltchm_jax import wire
+from ltchm_jax.container import wire
 
 
 def cursor(data: bytes) -> wire.Cursor:
