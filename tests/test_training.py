@@ -1,0 +1,275 @@
+"""Training as pure functions: a step learns, compiles once, and is the same on two devices as on one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_model import small_config
+
+from ltchm_jax import training
+from ltchm_jax.losses import Losses
+from ltchm_jax.training import (
+    AXIS,
+    NonFiniteLoss,
+    Recipe,
+    Trainer,
+    check_finite,
+    draw_rates,
+    init_state,
+    learning_rate,
+    lmbda_at,
+    make_optimizer,
+    ravel,
+    summarise,
+    train_step,
+    unravel,
+)
+
+
+def photos(count: int, seed: int = 0, size: int = 64) -> np.ndarray:
+    """Smooth pictures, uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (count, size // 16, size // 16, 3))
+    return np.kron(coarse, np.ones((1, 16, 16, 1))).astype(np.uint8)
+
+
+def learns(trainer: Trainer, steps: int) -> tuple[list[dict], training.TrainState]:
+    """The metrics of some steps on one batch, and where they lead."""
+    state, rows = trainer.replicate(trainer.init()), []
+    for _ in range(steps):
+        state, metrics = trainer.step(state, photos(2))
+        rows.append({name: float(value[0]) for name, value in metrics.items()})
+    return rows, jax.tree.map(lambda leaf: np.asarray(leaf[0]), state)
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[list[dict], training.TrainState, int, Trainer]:
+    """Twelve steps of the small model on both devices, and how often the loss was traced."""
+    traces, original = [], training.loss_fn
+
+    def counted(*args):
+        traces.append(args)
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "loss_fn", counted)
+        trainer = Trainer(small_config(ema=0.5, schedule="step", **{"model.lmbdas": (64.0, 256.0)}))
+        rows, state = learns(trainer, 12)
+    return rows, state, len(traces), trainer
+
+
+def test_a_few_steps_lower_the_error(run):
+    rows = run[0]
+    assert np.mean([row["mse"] for row in rows[-3:]]) < 0.7 * rows[0]["mse"]
+
+
+def test_the_step_compiles_once(run):
+    """The gradient traces the loss once, and no step after the first does so again."""
+    assert run[2] == 1
+
+
+def test_metrics_hang_together(run):
+    for row in run[0]:
+        assert row["bpp"] == pytest.approx(row["bpp_y"] + row["bpp_z"], rel=1e-5)
+        assert row["psnr"] == pytest.approx(-10 * np.log10(row["mse"]), rel=1e-4)
+        assert row["update_norm"] > 0
+        assert row["grad_norm"] > 0
+    assert int(run[1].step) == 12
+
+
+def test_devices_draw_their_own_noise_and_end_alike(run):
+    trainer = run[3]
+    state = trainer.replicate(trainer.init())
+    state, _ = trainer.step(state, photos(2))
+    weights = np.asarray(state.weights)
+    np.testing.assert_array_equal(weights[0], weights[1])
+
+    def noise(_):
+        key = jax.random.fold_in(jax.random.key(0), jax.lax.axis_index(AXIS))
+        return training._noise(trainer.recipe.model, (1, 64, 64, 3), key, key)
+
+    y, z = jax.pmap(noise, AXIS, devices=jax.local_devices()[:2])(np.zeros(2))
+    assert y.shape == (2, 1, 4, 4, 32)
+    assert z.shape == (2, 1, 1, 1, 32)
+    assert not np.array_equal(y[0], y[1])
+    assert -0.5 <= y.min() < -0.4 < 0.4 < y.max() < 0.5
+
+
+def test_the_average_lags_behind_the_weights(run):
+    _, state, _, trainer = run
+    assert state.ema.shape == state.weights.shape
+    assert np.abs(state.ema - state.weights).max() > 0
+    averaged = jax.tree.leaves(trainer.params(state))
+    np.testing.assert_array_equal(np.concatenate([leaf.ravel() for leaf in averaged]), state.ema)
+
+
+def test_validation_rounds_and_repeats_itself(run):
+    _, state, _, trainer = run
+    first, again = (trainer.validate(state, [photos(2, seed=5)]) for _ in range(2))
+    assert first == again
+    assert set(first) == {"loss", "bpp_y", "bpp_z", "mse", "bpp", "psnr"}
+
+
+def fixed_noise(config, shape, key_y, key_z):
+    """The same for every image on every device, so that shares of a batch see what the whole batch sees."""
+    batch, at = shape[0], np.random.default_rng(0)
+    y, z = (
+        at.uniform(-0.5, 0.5, (1, n, n, c)).astype(np.float32)
+        for n, c in ((4, config.latent_channels), (1, 32))
+    )
+    return jnp.asarray(np.tile(y, (batch, 1, 1, 1))), jnp.asarray(np.tile(z, (batch, 1, 1, 1)))
+
+
+def on_devices(count: int, config, steps: int) -> tuple[np.ndarray, training.TrainState]:
+    """Losses and final state after plain gradient steps: Adam would divide rounding noise by its own size."""
+    recipe, optimizer = Recipe.from_config(config), optax.sgd(1e-3)
+    devices = jax.local_devices()[:count]
+    step = jax.pmap(lambda s, x: train_step(s, x, recipe, optimizer), AXIS, devices=devices)
+    state = jax.device_put_replicated(jax.device_get(init_state(recipe, optimizer)), devices)
+    rows = []
+    for i in range(steps):
+        images = photos(4, seed=i)
+        state, metrics = step(state, images.reshape(count, 4 // count, *images.shape[1:]))
+        rows.append([float(metrics[name][0]) for name in ("loss", "bpp_y", "bpp_z", "mse", "grad_norm")])
+    return np.array(rows), jax.tree.map(lambda leaf: np.asarray(leaf[0]), state)
+
+
+def assert_devices_agree(config, steps: int) -> None:
+    """Each step's losses, and where the weights and statistics end, on two devices as on one."""
+    want, one = on_devices(1, config, steps)
+    got, two = on_devices(2, config, steps)
+    np.testing.assert_allclose(got, want, rtol=2e-4)
+    start = init_state(Recipe.from_config(config), optax.sgd(1e-3)).weights
+    moved = np.linalg.norm(one.weights - start)
+    assert moved > 0
+    assert np.linalg.norm(two.weights - one.weights) < 1e-3 * moved
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), two.batch_stats, one.batch_stats
+    )
+
+
+@pytest.mark.slow
+def test_two_devices_take_the_steps_of_one(monkeypatch):
+    monkeypatch.setattr(training, "_noise", fixed_noise)
+    assert_devices_agree(small_config(), 3)
+
+
+@pytest.mark.slow
+def test_two_devices_share_batch_statistics_as_one(monkeypatch):
+    """With dynamic attention, whose batch normalisation sees the whole batch."""
+    monkeypatch.setattr(training, "_noise", fixed_noise)
+    places = {"model.attention_at_analysis": (16,), "model.attention_at_synthesis": ()}
+    assert_devices_agree(small_config(**{"model.attention": "dam"} | places), 2)
+
+
+def test_bfloat16_keeps_weights_and_losses_in_float32():
+    config = small_config(dtype="bfloat16")
+    recipe, optimizer = Recipe.from_config(config), make_optimizer(config)
+    state = jax.eval_shape(lambda: init_state(recipe, optimizer))
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)
+    step = jax.vmap(lambda s, x: train_step(s, x, recipe, optimizer), axis_name=AXIS, axis_size=1)
+    add = functools.partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype))
+    after, metrics = jax.eval_shape(step, add(state), add(images))
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
+    assert {leaf.dtype for leaf in metrics.values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("updates", "want"), [(0, 1e-4), (99_999, 1e-4), (100_000, 1e-5), (199_999, 1e-5)])
+def test_the_step_schedule_falls_after_exactly_decay_at_updates(updates, want):
+    """The update of step 100,000 is the last at the full rate; a schedule counts the updates before its own."""
+    rate = learning_rate(small_config(schedule="step", decay_at=100_000, learning_rate=1e-4))
+    assert float(rate(jnp.int32(updates))) == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("updates", "want"), [(0, 0), (5, 0.5), (10, 1.0), (60, 0.505), (110, 0.01), (500, 0.01)]
+)
+def test_the_cosine_schedule_warms_up_and_ends_at_a_hundredth(updates, want):
+    rate = learning_rate(small_config(schedule="cosine", warmup=10, steps=110, learning_rate=1.0))
+    assert float(rate(jnp.int32(updates))) == pytest.approx(want, abs=1e-6)
+
+
+def clipped(gradient: list[float], **fields) -> np.ndarray:
+    """What reaches Adam: its first update is lr * g / (|g| + eps), told from the state of its first moment."""
+    optimizer = make_optimizer(small_config(schedule="step", **fields))
+    weights = jnp.zeros(len(gradient))
+    _, state = optimizer.update(jnp.asarray(gradient), optimizer.init(weights))
+    (adam,) = (s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu"))
+    return np.asarray(adam.mu) / 0.1
+
+
+def test_clips_by_value_by_norm_and_not_at_all():
+    gradient = [3.0, -40.0]
+    np.testing.assert_allclose(clipped(gradient, clip_value=5.0, clip_norm=0.0), [3, -5], rtol=1e-5)
+    np.testing.assert_allclose(clipped([30.0, -40.0], clip_value=0.0, clip_norm=1.0), [0.6, -0.8], rtol=1e-5)
+    np.testing.assert_allclose(clipped(gradient, clip_value=0.0, clip_norm=0.0), gradient, rtol=1e-5)
+
+
+def test_the_first_update_of_adam_is_the_learning_rate():
+    optimizer = make_optimizer(small_config(schedule="step", learning_rate=0.25))
+    update, _ = optimizer.update(jnp.array([2.0, -7.0]), optimizer.init(jnp.zeros(2)))
+    np.testing.assert_allclose(update, [-0.25, 0.25], rtol=1e-4)
+
+
+def test_parameters_as_one_vector_and_back():
+    config = small_config()
+    recipe = Recipe.from_config(config)
+    state = init_state(recipe, make_optimizer(config))
+    params = unravel(recipe.model, state.weights)
+    np.testing.assert_array_equal(ravel(params), state.weights)
+    want = training.init_variables(recipe.model, jax.random.key(recipe.seed))["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, want)
+    assert state.ema is None
+
+
+def test_rates_are_those_of_their_quality():
+    lmbdas = (128.0, 512.0, 2048.0)
+    np.testing.assert_allclose(
+        lmbda_at(lmbdas, jnp.array([0, 1, 2, 0.5, 1.5])), [128, 512, 2048, 256, 1024], rtol=1e-5
+    )
+    recipe = Recipe.from_config(small_config(**{"model.lmbdas": lmbdas}))
+    quality, lmbda = draw_rates(recipe, jax.random.key(0), 4000)
+    assert 0 <= quality.min() < 0.01
+    assert 1.99 < quality.max() < 2
+    assert float(jnp.mean(quality)) == pytest.approx(1, abs=0.05)
+    np.testing.assert_allclose(lmbda, 128 * 4.0 ** np.asarray(quality), rtol=1e-4)
+
+
+def test_one_rate_is_the_same_for_every_image():
+    quality, lmbda = draw_rates(Recipe.from_config(small_config(lmbda=300.0)), jax.random.key(0), 3)
+    assert quality is None
+    np.testing.assert_array_equal(lmbda, [300, 300, 300])
+
+
+def test_the_psnr_of_a_step_is_that_of_its_mean_error():
+    got = summarise(Losses(*(jnp.float32(v) for v in (3, 1, 0.5, 0.01))))
+    assert float(got["bpp"]) == 1.5
+    assert float(got["psnr"]) == pytest.approx(20, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_stops_with_its_steps(value):
+    check_finite({"loss": 1.0, "psnr": -3.0}, 1, 2)
+    with pytest.raises(
+        NonFiniteLoss, match=r"loss, bpp not finite between steps 51 and 100; resume"
+    ) as caught:
+        check_finite({"loss": value, "psnr": 30.0, "bpp": value}, 51, 100)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"dtype": "float16"}, "`dtype` must be float32 or bfloat16"),
+        ({"schedule": "linear"}, "`schedule` must be step or cosine"),
+        ({"batch_size": 3}, "multiple of.* 2 devices"),
+        ({"model.width": 33}, "`width`"),
+        ({"model.attention": "senet"}, "`attention` must be one of"),
+    ],
+)
+def test_a_configuration_out_of_its_rules_is_refused_before_anything_is_computed(fields, line):
+    with pytest.raises(ValueError, match=line):
+        Trainer(small_config(**fields))
