@@ -206,7 +206,7 @@ def _from_arrays(config: ModelConfig, flat: dict[str, np.ndarray], notes: dict[s
     try:
         cdf, offset = flat.pop(Z_CDF), int(flat.pop(Z_OFFSET).item())
         tables = PmfTables(cdf, offset)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"The tables of z in {name!r} can't be used: {error}; export the model again."
         ) from error

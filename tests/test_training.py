@@ -179,7 +179,7 @@ def test_bfloat16_keeps_weights_and_losses_in_float32():
 
 @pytest.mark.parametrize(("updates", "want"), [(0, 1e-4), (99_999, 1e-4), (100_000, 1e-5), (199_999, 1e-5)])
 def test_the_step_schedule_falls_after_exactly_decay_at_updates(updates, want):
-    """The update of step 100,000 is the last at the full rate; a schedule counts the updates before its own."""
+    """The 100,000th update is the last at the full rate; a schedule counts those before it."""
     rate = learning_rate(small_config(schedule="step", decay_at=100_000, learning_rate=1e-4))
     assert float(rate(jnp.int32(updates))) == pytest.approx(want, rel=1e-5)
 
@@ -193,7 +193,7 @@ def test_the_cosine_schedule_warms_up_and_ends_at_a_hundredth(updates, want):
 
 
 def clipped(gradient: list[float], **fields) -> np.ndarray:
-    """What reaches Adam: its first update is lr * g / (|g| + eps), told from the state of its first moment."""
+    """What reaches Adam, told from its first moment after one update."""
     optimizer = make_optimizer(small_config(schedule="step", **fields))
     weights = jnp.zeros(len(gradient))
     _, state = optimizer.update(jnp.asarray(gradient), optimizer.init(weights))
