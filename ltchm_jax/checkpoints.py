@@ -166,7 +166,16 @@ def save_model(path: str | Path, model: Model) -> None:
     """Writes one safetensors file: float16 weights and tables; configuration, digest, notes as metadata."""
     metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict()), "digest": model.digest.hex()}
     with atomic_write(path) as file:
-        file.write(save(_to_arrays(model), metadata | {f"note:{k}": v for k, v in model.notes.items()}))
+        content = save(_to_arrays(model), metadata | {f"note:{k}": v for k, v in model.notes.items()})
+        file.write(_with_sorted_header(content))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same file with its header in a fixed order: the library writes the metadata in a random one."""
+    size = int.from_bytes(content[:8], "little")
+    text = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header = text + b" " * (-len(text) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def load_model(path: str | Path) -> Model:

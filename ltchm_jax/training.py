@@ -166,14 +166,23 @@ def train_step(
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     params = unravel(recipe.model, state.weights)
     (_, (batch_stats, losses)), grads = grad_fn(params, state.batch_stats, images, key, recipe)
-    grads, means = lax.pmean((grads, jax.tree.map(jnp.mean, losses)), AXIS)
-    gradient = ravel(grads)
+    gradient, means = average(ravel(grads), Losses(*map(jnp.mean, losses)))
     update, opt_state = optimizer.update(gradient, state.opt_state)
     weights = state.weights + update
     norms = {"grad_norm": gradient, "param_norm": weights, "update_norm": update}
     metrics = summarise(means) | {name: jnp.linalg.norm(vector) for name, vector in norms.items()}
     ema = state.ema if state.ema is None else recipe.ema * state.ema + (1 - recipe.ema) * weights
     return TrainState(state.step + 1, weights, batch_stats, opt_state, ema), metrics
+
+
+def average(gradient: jax.Array, losses: Losses) -> tuple[jax.Array, Losses]:
+    """Means over the devices of a gradient [P] and of scalars, in one message.
+
+    Many small ones cost more, and devices on a CPU may take them in different orders and mix them up.
+    """
+    count = len(losses)
+    joined = lax.pmean(jnp.concatenate([gradient, jnp.stack(losses)]), AXIS)
+    return joined[:-count], Losses(*joined[-count:])
 
 
 def summarise(losses: Losses) -> Metrics:
@@ -221,8 +230,12 @@ class Trainer:
         return unravel(self.recipe.model, state.weights if state.ema is None else state.ema)
 
     def replicate(self, state: TrainState) -> TrainState:
-        """A host state -> one copy on every local device."""
-        return flax.jax_utils.replicate(state)
+        """A host state -> one copy on every local device, laid out as the steps return it.
+
+        That is left to `pmap` itself: with another layout the second step would compile again.
+        """
+        copies = jax.tree.map(lambda leaf: np.stack([leaf] * self.devices), state)
+        return jax.pmap(lambda state: state, AXIS)(copies)
 
     def step(self, state: TrainState, images: np.ndarray) -> tuple[TrainState, Metrics]:
         """`train_step` of a replicated state on this host's uint8 [B, H, W, bands]; metrics per device."""

@@ -64,6 +64,12 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
+def test_the_same_model_is_the_same_bytes(model, tmp_path):
+    for name in "abcdef":
+        save_model(tmp_path / name, model)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 @pytest.mark.parametrize("half", [True, False])
 def test_weights_are_rounded_in_memory_as_in_the_file_or_not_at_all(tmp_path, half):
     config = small_model()

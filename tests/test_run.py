@@ -1,0 +1,283 @@
+"""Runs from first to last step: what they write, how they stop, and that they go on where they were."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import flax.jax_utils
+import jax
+import numpy as np
+import pytest
+from small_model import small_config, write_photos
+
+from ltchm_jax import run
+from ltchm_jax.checkpoints import RunCheckpoints, load_model
+from ltchm_jax.run import MetricWriter, stop_on_signals
+from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 300  # seconds until a process counts as hung
+
+
+@functools.cache
+def first_state() -> TrainState:
+    config = small_config()
+    return jax.device_get(init_state(Recipe.from_config(config), make_optimizer(config)))
+
+
+class CheapTrainer(Trainer):
+    """Steps that need no compiler: the weights follow the data and the order in which it came."""
+
+    before_step: dict[int, object] = {}  # noqa: RUF012  what to call before a step, or while validating as -1
+
+    def init(self) -> TrainState:
+        return jax.tree.map(np.copy, first_state())
+
+    def step(self, state: TrainState, images: np.ndarray) -> tuple[TrainState, dict]:
+        host = flax.jax_utils.unreplicate(jax.device_get(state))
+        factor = self.before_step.get(int(host.step) + 1, lambda: 1)() or 1
+        light = np.float32(images.mean() / 255)
+        host = host.replace(
+            step=host.step + 1, weights=(host.weights * np.float32(0.9) + light / 99) * factor
+        )
+        row = {"loss": light * factor, "bpp": light, "psnr": light}
+        return self.replicate(host), {name: np.full(2, value) for name, value in row.items()}
+
+    def validate(self, state: TrainState, batches: list[np.ndarray]) -> dict[str, float]:
+        self.before_step.get(-1, lambda: 1)()
+        return {"loss": float(np.mean([batch.mean() for batch in batches]))}
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch):
+    monkeypatch.setitem(sys.modules, "clu", None)  # TensorBoard would only cost time
+    monkeypatch.setattr(run, "Trainer", CheapTrainer)
+    monkeypatch.setattr(CheapTrainer, "before_step", {})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"), 5)
+
+
+def config_of(folder: Path, **fields):
+    usual = {
+        "steps": 9,
+        "log_every": 2,
+        "checkpoint_every": 4,
+        "validate_every": 6,
+        "data.folder": str(folder),
+    }
+    return small_config(**(usual | fields))
+
+
+def rows_of(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def kept(workdir: Path, config) -> tuple[TrainState, dict]:
+    checkpoints = RunCheckpoints(workdir, config, 3)
+    state = checkpoints.restore(first_state())
+    checkpoints.close()
+    return state
+
+
+def assert_same_end(one: Path, other: Path, config) -> None:
+    """The same model file, byte for byte, and the same last state and position."""
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    (state, position), (state2, position2) = kept(one, config), kept(other, config)
+    jax.tree.map(np.testing.assert_array_equal, state, state2)
+    assert int(state.step) == config.steps
+    assert position == position2
+
+
+def test_a_run_writes_rows_checkpoints_and_a_model(folder, tmp_path, capsys):
+    config = config_of(folder)
+    assert run.main(config, str(tmp_path)) == 0
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 9]
+    assert [row["step"] for row in rows if "validation/loss" in row] == [6, 9]
+    assert {"images_per_second", "input_wait"} < set(rows[0])
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4", "8", "9"]
+    model = load_model(tmp_path / "model.safetensors")
+    assert model.notes["steps"] == "9"
+    assert json.loads(model.notes["training"])["seed"] == config.seed
+    want = kept(tmp_path, config)[0].weights.astype(np.float16).astype(np.float32)
+    leaves = jax.tree.leaves(model.variables["params"])
+    np.testing.assert_array_equal(np.concatenate([leaf.ravel() for leaf in leaves]), want)
+    assert "step 9/9 loss" in capsys.readouterr().err
+
+
+def test_a_finished_run_stays_finished_and_a_longer_one_goes_on(folder, tmp_path):
+    assert run.main(config_of(folder), str(tmp_path / "a")) == 0
+    before = (tmp_path / "a" / "model.safetensors").read_bytes()
+    assert run.main(config_of(folder), str(tmp_path / "a")) == 0
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == before
+    longer = config_of(folder, steps=12)
+    assert run.main(longer, str(tmp_path / "a")) == 0
+    assert run.main(longer, str(tmp_path / "b")) == 0
+    assert_same_end(tmp_path / "a", tmp_path / "b", longer)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("moment", "step"), [(5, 5), (1, 1), (-1, 6)])
+def test_a_run_that_is_told_to_stop_keeps_its_last_step_and_goes_on(folder, tmp_path, moment, step):
+    """Before a step between two checkpoints, before the first one, and during validation after step 6."""
+    config = config_of(folder)
+    assert run.main(config, str(tmp_path / "whole")) == 0
+    CheapTrainer.before_step = {moment: terminate}
+    assert run.main(config, str(tmp_path / "cut")) == 130
+    assert int(kept(tmp_path / "cut", config)[0].step) == step
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    CheapTrainer.before_step = {}
+    assert run.main(config, str(tmp_path / "cut")) == 0
+    assert_same_end(tmp_path / "whole", tmp_path / "cut", config)
+
+
+def test_signals_have_their_handlers_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stop_on_signals() as asked:
+        terminate()
+        assert asked == [signal.SIGTERM]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def error_of(config, workdir: Path, capsys) -> str:
+    """The one line with which `main` ends; status 2."""
+    capsys.readouterr()
+    assert run.main(config, str(workdir)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_path, capsys):
+    """Whether a log line or a checkpoint comes first."""
+    for log_every, line in ((2, "loss not finite between steps 5 and 6"), (100, "weights not finite")):
+        CheapTrainer.before_step = {6: lambda: np.nan}
+        config = config_of(folder, log_every=log_every, validate_every=100)
+        workdir = tmp_path / str(log_every)
+        assert line in error_of(config, workdir, capsys)
+        state, _ = kept(workdir, config)
+        assert int(state.step) == 4
+        assert np.isfinite(state.weights).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"data.folder": ""}, "one source"),
+        ({"data.folder": "nowhere"}, "must exist"),
+        ({"data.tfds": "both"}, "one source"),
+        ({"batch_size": 3}, "`batch_size` must be a multiple"),
+        ({"schedule": "linear"}, "`schedule`"),
+        ({"model.width": 40}, "`width`"),
+        ({"model.bands": 4}, "4 bands"),
+        *[
+            ({name: 0}, f"`{name}` must be at least 1")
+            for name in ("steps", "batch_size", "log_every", "checkpoint_every", "data.crop", "data.threads")
+        ],
+    ],
+)
+def test_errors_are_one_line_and_status_two(folder, tmp_path, capsys, fields, line):
+    assert line in error_of(config_of(folder, **fields), tmp_path, capsys)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_changed_configuration_is_refused(folder, tmp_path, capsys):
+    assert run.main(config_of(folder), str(tmp_path)) == 0
+    assert "lmbda differ" in error_of(config_of(folder, lmbda=5.0), tmp_path, capsys)
+
+
+def test_a_damaged_picture_ends_the_run(tmp_path, capsys):
+    photos = write_photos(tmp_path / "photos", 3)
+    (photos / "bad.png").write_bytes(b"")
+    assert "bad.png" in error_of(config_of(photos), tmp_path / "run", capsys)
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(3, {"loss": float("nan"), "bpp": 0.5})
+    assert rows_of(tmp_path) == [{"step": 3, "loss": None, "bpp": 0.5}]
+
+
+DRIVER = """
+import json, sys
+sys.modules["clu"] = None
+sys.path[:0] = [{tests!r}, {root!r}]
+from small_model import small_config
+from ltchm_jax import run
+sys.exit(run.main(small_config(**json.loads(sys.argv[1])), sys.argv[2]))
+"""
+
+
+def start(fields: dict, workdir: Path) -> subprocess.Popen:
+    """A run of the real trainer in a process of its own, on one device; it speaks to `WORKDIR.log`."""
+    driver = DRIVER.format(tests=str(ROOT / "tests"), root=str(ROOT))
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-c", driver, json.dumps(fields), str(workdir)]
+    with workdir.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(command, env=environment, stderr=log, cwd=workdir.parent)
+
+
+def wait_for_steps(workdir: Path, process: subprocess.Popen, count: int) -> None:
+    """Returns once the run has logged `count` steps."""
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None and (not path.exists() or path.read_text().count("\n") < count):
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_bit_identical_to_one_that_was_not(folder, tmp_path):
+    fields = {"steps": 40, "log_every": 1, "checkpoint_every": 3, "validate_every": 1000, "ema": 0.9}
+    fields |= {"data.folder": str(folder)}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(fields, whole).wait(PATIENCE) == 0
+    process = start(fields, cut)
+    wait_for_steps(cut, process, 11)
+    process.kill()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert start(fields, cut).wait(PATIENCE) == 0
+    assert "goes on from step" in cut.with_suffix(".log").read_text()
+    config = small_config(**fields)
+    like = jax.device_get(init_state(Recipe.from_config(config), make_optimizer(config)))
+    ends = []
+    for workdir in (whole, cut):
+        checkpoints = RunCheckpoints(workdir, config, 3)
+        ends.append(checkpoints.restore(like))
+        checkpoints.close()
+    (state, position), (state2, position2) = ends
+    jax.tree.map(np.testing.assert_array_equal, state, state2)
+    assert int(state.step) == 40
+    assert position == position2
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--config.data.folder=nowhere"], "train.py: The data folder must exist"),
+        (["--config.model.width=40"], "train.py: `width` must be a multiple of 32"),
+        (["--config.nothing=1"], "train.py: "),
+        (["--config=none.py"], "train.py: "),
+        (["--nothing=1"], "train.py: "),
+        (["--config.steps=many"], "train.py: "),
+    ],
+)
+def test_the_command_ends_with_status_two_and_one_line(tmp_path, flags, line):
+    command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(tmp_path / "run")]
+    if not flags[0].startswith("--config="):
+        command += ["--config", str(ROOT / "configs" / "ltchm.py")]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
