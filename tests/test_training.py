@@ -128,7 +128,8 @@ def on_devices(count: int, config, steps: int) -> tuple[np.ndarray, training.Tra
     recipe, optimizer = Recipe.from_config(config), optax.sgd(1e-3)
     devices = jax.local_devices()[:count]
     step = jax.pmap(lambda s, x: train_step(s, x, recipe, optimizer), AXIS, devices=devices)
-    state = jax.device_put_replicated(jax.device_get(init_state(recipe, optimizer)), devices)
+    first = jax.device_get(init_state(recipe, optimizer))
+    state = jax.tree.map(lambda leaf: np.stack([leaf] * count), first)
     rows = []
     for i in range(steps):
         images = photos(4, seed=i)
