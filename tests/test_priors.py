@@ -99,7 +99,7 @@ def test_without_context_the_neighbours_do_not_matter():
 
 
 def test_the_floor_of_a_scale_lets_gradients_back_in_the_paper_and_none_in_the_release():
-    """Where the network asks for less than the floor, the gradient that would raise the scale passes or stops."""
+    """Where the network asks for less than the floor, the gradient that would raise it passes or stops."""
     for variant, passes in (("paper", True), ("released", False)):
         module, variables, taps, psi = parameters(variant=variant, scale_min=1e3)
 
