@@ -3,7 +3,7 @@
     benchmarks/train_shipped.sh DIR       (DIR: a folder with train/ and val/)
 
 The paper's topology at C = 64 without batch normalisation (its statistics are poor at this batch size), and
-with dynamic attention at 1/8 and 1/16 only: at 1/2 and 1/4 it takes as long to train as all the rest together.
+with dynamic attention at 1/8 and 1/16 only: at 1/2 and 1/4 it takes as long to train as all else together.
 """
 
 import ml_collections

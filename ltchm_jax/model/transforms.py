@@ -31,7 +31,7 @@ def hyper_attend(x: Array, config: ModelConfig, name: str) -> Array:
 
 
 def hyper_width(config: ModelConfig) -> int:
-    """Channels at 1/32: only hyper-attention needs 2C there; without it they are C, as in plain hyper nets."""
+    """Channels at 1/32: only hyper-attention needs 2C there; else they are C, as in plain hyper nets."""
     return config.width if config.hyper_attention == "none" else 2 * config.width
 
 
