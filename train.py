@@ -2,7 +2,7 @@
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ltchm_jax import run
@@ -13,9 +13,20 @@ flags.DEFINE_string(
 )
 
 
+def parse(arguments: list[str]) -> list[str]:
+    """Reads the flags; ends the process with status 2 and one line where one is wrong."""
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        print(f"train.py: A flag is unknown or has a wrong value: {reason}; see --help.", file=sys.stderr)
+        return sys.exit(2)
+
+
 def main(_: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it does not find
     return run.main(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":
-    app.run(main, sys.argv)
+    app.run(main, sys.argv, flags_parser=parse)

@@ -267,10 +267,10 @@ def test_a_killed_run_ends_bit_identical_to_one_that_was_not(folder, tmp_path):
     [
         (["--config.data.folder=nowhere"], "train.py: The data folder must exist"),
         (["--config.model.width=40"], "train.py: `width` must be a multiple of 32"),
-        (["--config.nothing=1"], "train.py: "),
-        (["--config=none.py"], "train.py: "),
-        (["--nothing=1"], "train.py: "),
-        (["--config.steps=many"], "train.py: "),
+        (["--config.nothing=1"], "train.py: A flag is unknown"),
+        (["--config=none.py"], "train.py: Configuration is not available"),
+        (["--nothing=1"], "train.py: A flag is unknown"),
+        (["--config.steps=many"], "train.py: A flag is unknown"),
     ],
 )
 def test_the_command_ends_with_status_two_and_one_line(tmp_path, flags, line):
