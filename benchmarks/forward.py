@@ -1,0 +1,67 @@
+"""Times the forward pass of the released model beside its PyTorch twin, in turn, in one process each round.
+
+    pip install torch            (a CPU build; only this benchmark and the parity tests use it)
+    python benchmarks/forward.py --width 128 --size 256 --rounds 10
+
+Prints the median of the ratios JAX / PyTorch over rounds, and the ratio of the fastest times. Compilation and
+the first call of each are not counted; both use all cores. Random weights, float32, batch 1, evaluation mode.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from torch_reference import TorchLTCHM
+
+from ltchm_jax.interop import import_state
+from ltchm_jax.model import LTCHM
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("width", 128), ("size", 256), ("rounds", 10)):
+        options.add_argument(f"--{name}", type=int, default=default)
+    given = options.parse_args()
+
+    torch.manual_seed(0)
+    twin = TorchLTCHM(given.width).eval()
+    imported = import_state({name: value.numpy() for name, value in twin.state_dict().items()})
+    x = np.random.default_rng(0).random((1, given.size, given.size, 3), np.float32)
+    x_torch = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    model = LTCHM(imported.config)
+    forward = jax.jit(lambda variables, x: model.apply(variables, x))
+    variables, x_jax = jax.device_put(imported.variables), jnp.asarray(x)
+
+    def run_torch() -> object:
+        with torch.inference_mode():
+            return twin(x_torch)
+
+    def run_jax() -> object:
+        return jax.block_until_ready(forward(variables, x_jax))
+
+    run_jax(), run_torch()
+    times = np.array([(seconds(run_jax), seconds(run_torch)) for _ in range(given.rounds)])
+    ratios = times[:, 0] / times[:, 1]
+    best = times.min(0)
+    print(f"N = {given.width}, {given.size} x {given.size}, JAX / PyTorch:")
+    print(f"{np.median(ratios):.2f} (median of rounds), {best[0] / best[1]:.2f} (fastest of each)")
+
+
+if __name__ == "__main__":
+    main()
