@@ -152,10 +152,13 @@ class LatentCoder:
         y = np.zeros(shape, np.int32)
         known, symbols = np.full((size, 2), shape[0], np.int32), np.zeros((size, shape[2]), np.int32)
         with wavefront.float64():
-            latent, psi = jnp.asarray(wavefront.padded_latent(y)), jnp.asarray(psi, jnp.float64)
+            # Made by JAX: an array that NumPy owns may be shared, and the donated buffer would be freed twice.
+            latent = jnp.zeros((shape[0] + 2, shape[1] + 4, shape[2]), jnp.float64)
+            psi = jnp.asarray(psi, jnp.float64)
             for i, step in enumerate(steps):
                 n, positions = len(step), wavefront.padded(step, size)
-                latent, grid = evaluate(self._variables, latent, psi, known, symbols, positions, n)
+                last = known.copy(), symbols.copy()  # JAX may read them where they lie
+                latent, grid = evaluate(self._variables, latent, psi, *last, positions, n)
                 values = np.asarray(grid)[:, :n].reshape(len(grid), -1)
                 mixtures = Mixtures.from_snapped(
                     snap(values, *guard_list.of_step(i, len(values))), self._kind
