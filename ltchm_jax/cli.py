@@ -1,7 +1,6 @@
 """The `ltchm` command: arguments in, one line of error out. Heavy imports wait until a command needs them."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -138,16 +137,11 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
 
 
 def open_codec(name: str | None) -> "Codec":
-    """The codec of a model; compiled functions are kept in the user's cache folder for the next run."""
+    """The codec of a model file, or of a name that ships."""
     from ltchm_jax.checkpoints import load_model
     from ltchm_jax.codec import Codec, find_model
 
     path = find_model(name)
-    import jax
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return Codec(load_model(path), path.stem)
 
 

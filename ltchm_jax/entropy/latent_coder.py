@@ -152,7 +152,7 @@ class LatentCoder:
         y = np.zeros(shape, np.int32)
         known, symbols = np.full((size, 2), shape[0], np.int32), np.zeros((size, shape[2]), np.int32)
         with wavefront.float64():
-            # Made by JAX: an array that NumPy owns may be shared, and the donated buffer would be freed twice.
+            # Made by JAX: the step takes its buffer over, which must not be one that NumPy owns.
             latent = jnp.zeros((shape[0] + 2, shape[1] + 4, shape[2]), jnp.float64)
             psi = jnp.asarray(psi, jnp.float64)
             for i, step in enumerate(steps):
