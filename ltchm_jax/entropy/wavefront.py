@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax.entropy.snapping import grid_values
+from ltchm_jax.model.priors import CAUSAL_TAPS
 
-TAPS = np.array([(r, c) for r in (-2, -1, 0) for c in range(-2, 3) if r < 0 or c < 0], np.int32)  # [12, 2]
+TAPS = np.array(CAUSAL_TAPS, np.int32)  # [12, 2]; in the order in which the model was trained to read them
 CHUNK = 256  # positions evaluated in one pass by the encoder, and in one step where there is no context
 
 # parameters(variables, taps [P, 12, M], psi [P, F]) -> means, scales, weights, each [P, M, K]; all float64.
