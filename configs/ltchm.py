@@ -38,6 +38,8 @@ def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     config.data.threads = 4
     config.data.prefetch = 16
 
+    config.init_from = ""  # a model file whose weights the run begins with; default: new ones
+
     # Optimisation.
     config.batch_size = 8  # over all devices and hosts
     config.steps = 200_000

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from ltchm_jax import data
-from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints, make_model, save_model
+from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints, load_model, make_model, save_model
+from ltchm_jax.model import ModelConfig
 from ltchm_jax.training import NonFiniteLoss, Trainer, TrainState, check_finite
 
 
@@ -83,7 +84,7 @@ def train(config: Any, workdir: Path) -> TrainState:
     source = data.open_source(config, "train")
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
     checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)
-    host = trainer.init()
+    host = trainer.init(initial_variables(config, trainer.recipe.model))
     if checkpoints.latest_step() is not None:
         host, position = checkpoints.restore(host)
         batches.set_state(position)
@@ -96,6 +97,22 @@ def train(config: Any, workdir: Path) -> TrainState:
     if int(host.step) >= config.steps:
         export(workdir / "model.safetensors", trainer, host, config)
     return host
+
+
+def initial_variables(config: Any, model: ModelConfig) -> dict | None:
+    """The variables of the model file that `init_from` names, or None.
+
+    Raises:
+      CheckpointError: it can't be read, or is a model of another configuration.
+    """
+    if not config.init_from:
+        return None
+    given = load_model(config.init_from)
+    if given.config != model:
+        raise CheckpointError(
+            f"`init_from` must be a model of the configuration that is trained; {config.init_from!r} differs."
+        )
+    return given.variables
 
 
 def _loop(

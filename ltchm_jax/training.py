@@ -71,8 +71,12 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def init_state(recipe: Recipe, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    variables = init_variables(recipe.model, jax.random.key(recipe.seed))
+    """The state before the first step, of new weights."""
+    return state_from(init_variables(recipe.model, jax.random.key(recipe.seed)), recipe, optimizer)
+
+
+def state_from(variables: Any, recipe: Recipe, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, of given variables."""
     weights, batch_stats = ravel(variables["params"]), variables.get("batch_stats", {})
     ema = jnp.copy(weights) if recipe.ema else None
     return TrainState(jnp.zeros((), jnp.int32), weights, batch_stats, optimizer.init(weights), ema)
@@ -221,8 +225,10 @@ class Trainer:
         )
         self._eval = jax.jit(functools.partial(eval_step, recipe=self.recipe))
 
-    def init(self) -> TrainState:
-        """The first state, on the host."""
+    def init(self, variables: Any = None) -> TrainState:
+        """The first state, on the host: of these variables, or of new ones."""
+        if variables is not None:
+            return jax.device_get(state_from(variables, self.recipe, self.optimizer))
         return jax.device_get(init_state(self.recipe, self.optimizer))
 
     def params(self, state: TrainState) -> Any:
