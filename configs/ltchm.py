@@ -51,6 +51,8 @@ def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     config.clip_norm = 0.0  # global norm; 0: off
     config.ema = 0.0  # decay of the averaged weights; 0: off
     config.dtype = "float32"  # of the transforms: float32 | bfloat16
+    config.accumulate = 1  # parts in which a device takes its share of the batch: less memory
+    config.remat = False  # compute blocks again for the gradient: less memory still, more work
 
     # What is written while it runs.
     config.log_every = 50

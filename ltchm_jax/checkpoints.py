@@ -56,7 +56,8 @@ class RunCheckpoints:
                 f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
             ) from error
         new = json.loads(text)
-        changed = sorted(k for k in old.keys() | new.keys() if k in STATEFUL and old.get(k) != new.get(k))
+        known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field
+        changed = sorted(name for name in known if old[name] != new[name])
         if changed:
             raise CheckpointError(
                 f"A run goes on only with the configuration it began with; {', '.join(changed)} differ from "
@@ -92,8 +93,11 @@ class RunCheckpoints:
 
 # Fields of a configuration that a run can't change half-way; steps, data folders and intervals it can.
 STATEFUL = frozenset(
-    {"model", "seed", "lmbda", "batch_size", "schedule", "dtype", "ema", "clip_value", "clip_norm"}
-)
+    {
+        "model", "seed", "lmbda", "batch_size", "accumulate", "schedule", "dtype", "ema", "clip_value",
+        "clip_norm",
+    }
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,10 @@ def stop_on_signals() -> Iterator[list[int]]:
 
 
 # Fields of a configuration that count something.
-COUNTS = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "checkpoints_to_keep")
+COUNTS = (
+    "steps", "batch_size", "accumulate", "log_every", "validate_every", "checkpoint_every",
+    "checkpoints_to_keep",
+)  # fmt: skip
 DATA_COUNTS = ("crop", "validation_images", "threads", "prefetch")
 
 

@@ -42,14 +42,23 @@ class Recipe:
     lmbda: float
     dtype: str
     ema: float
+    accumulate: int
+    remat: bool
 
     @classmethod
     def from_config(cls, config: Any) -> "Recipe":
         """Raises ValueError for a field that the model does not know, or a value out of its rule."""
         if config.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"`dtype` must be float32 or bfloat16, got {config.dtype!r}.")
-        model = ModelConfig.from_dict(config.model.to_dict())
-        return cls(model, config.seed, float(config.lmbda), config.dtype, float(config.ema))
+        return cls(
+            model=ModelConfig.from_dict(config.model.to_dict()),
+            seed=config.seed,
+            lmbda=float(config.lmbda),
+            dtype=config.dtype,
+            ema=float(config.ema),
+            accumulate=config.accumulate,
+            remat=config.remat,
+        )
 
 
 def learning_rate(config: Any) -> optax.Schedule:
@@ -101,12 +110,23 @@ def unravel(model: ModelConfig, weights: jax.Array) -> Any:
     )
 
 
-def draw_rates(recipe: Recipe, key: jax.Array, batch: int) -> tuple[jax.Array | None, jax.Array]:
-    """Quality and lmbda of every image, each [B]: uniform over the qualities of a variable-rate model."""
+def image_keys(recipe: Recipe, step: jax.Array, images: int) -> jax.Array:
+    """A random key for each of this device's images [B], by step and by place in the whole batch.
+
+    So an image gets the same noise and rate on one device, on many, and in a part of an accumulated batch.
+    """
+    places = lax.axis_index(AXIS) * images + jnp.arange(images)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+
+
+def draw_rates(recipe: Recipe, keys: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+    """Quality and lmbda of every image, each [B], from keys [B]: uniform over the qualities of a
+    variable-rate model."""
     lmbdas = recipe.model.lmbdas
     if not lmbdas:
-        return None, jnp.full((batch,), recipe.lmbda)
-    quality = jax.random.uniform(key, (batch,), maxval=float(len(lmbdas) - 1))
+        return None, jnp.full(keys.shape, recipe.lmbda)
+    quality = jax.vmap(lambda key: jax.random.uniform(key, maxval=float(len(lmbdas) - 1)))(keys)
     return quality, lmbda_at(lmbdas, quality)
 
 
@@ -123,18 +143,18 @@ def to_unit(images: jax.Array) -> jax.Array:
 
 
 def loss_fn(
-    params: Any, batch_stats: Any, images: jax.Array, key: jax.Array, recipe: Recipe
+    params: Any, batch_stats: Any, images: jax.Array, keys: jax.Array, recipe: Recipe
 ) -> tuple[jax.Array, tuple[Any, Losses]]:
     """Mean loss of uint8 images [B, H, W, bands] with noise for rounding; new batch statistics and parts."""
-    key_y, key_z, key_rate = jax.random.split(key, 3)
+    keys_y, keys_z, keys_rate = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     x = to_unit(images)
-    quality, lmbda = draw_rates(recipe, key_rate, x.shape[0])
-    model = LTCHM(recipe.model, AXIS)
+    quality, lmbda = draw_rates(recipe, keys_rate)
+    model = LTCHM(recipe.model, AXIS, recipe.remat)
     output, updates = model.apply(
         {"params": params, "batch_stats": batch_stats},
         x.astype(recipe.dtype),
         quality,
-        _noise(recipe.model, x.shape, key_y, key_z),
+        _noise(recipe.model, x.shape, keys_y, keys_z),
         train=True,
         mutable=["batch_stats"],
     )
@@ -142,14 +162,44 @@ def loss_fn(
     return jnp.mean(losses.loss), (updates.get("batch_stats", {}), losses)
 
 
-def _noise(config: ModelConfig, shape: tuple[int, ...], key_y: jax.Array, key_z: jax.Array) -> tuple:
-    batch, height, width = shape[0], -(-shape[1] // 64), -(-shape[2] // 64)
-    y_shape = (batch, 4 * height, 4 * width, config.latent_channels)
-    z_shape = (batch, height, width, config.width)
-    draw = [
-        jax.random.uniform(k, s, minval=-0.5, maxval=0.5) for k, s in ((key_y, y_shape), (key_z, z_shape))
-    ]
-    return draw[0], draw[1]
+def _noise(config: ModelConfig, shape: tuple[int, ...], keys_y: jax.Array, keys_z: jax.Array) -> tuple:
+    height, width = (-(-n // 64) for n in shape[1:3])
+
+    def draw(keys: jax.Array, *shape: int) -> jax.Array:
+        return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-0.5, maxval=0.5))(keys)
+
+    y = draw(keys_y, 4 * height, 4 * width, config.latent_channels)
+    return y, draw(keys_z, height, width, config.width)
+
+
+def gradients(
+    state: TrainState, images: jax.Array, keys: jax.Array, recipe: Recipe
+) -> tuple[jax.Array, Any, Losses]:
+    """Mean gradient [P] of this device's images, the batch statistics after them, and their mean losses.
+
+    The images are taken in `recipe.accumulate` parts, one after the other, which need that much less memory.
+    The gradient is the same but for one thing: batch normalisation sees a part (over all devices) rather
+    than the batch, and the running statistics move once for each part, in order.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    params = unravel(recipe.model, state.weights)
+
+    def add(carry: tuple, part: tuple) -> tuple[tuple, None]:
+        batch_stats, *sums = carry
+        (_, (batch_stats, losses)), grads = grad_fn(params, batch_stats, *part, recipe)
+        new = ravel(grads), Losses(*map(jnp.mean, losses))
+        return (batch_stats, *jax.tree.map(jnp.add, tuple(sums), new)), None
+
+    count = recipe.accumulate
+    zeros = jnp.zeros_like(state.weights), Losses(*[jnp.zeros(())] * len(Losses._fields))
+    parts = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), (images, keys))
+    if count == 1:
+        carry, _ = add((state.batch_stats, *zeros), (images, keys))
+    else:
+        carry, _ = lax.scan(add, (state.batch_stats, *zeros), parts)
+    batch_stats, *sums = carry
+    gradient, losses = jax.tree.map(lambda total: total / count, sums)
+    return gradient, batch_stats, losses
 
 
 def train_step(
@@ -164,13 +214,9 @@ def train_step(
     Returns:
       The next state and metrics, both averaged over devices.
     """
-    key = jax.random.fold_in(
-        jax.random.fold_in(jax.random.key(recipe.seed), state.step), lax.axis_index(AXIS)
-    )
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    params = unravel(recipe.model, state.weights)
-    (_, (batch_stats, losses)), grads = grad_fn(params, state.batch_stats, images, key, recipe)
-    gradient, means = average(ravel(grads), Losses(*map(jnp.mean, losses)))
+    keys = image_keys(recipe, state.step, len(images))
+    gradient, batch_stats, losses = gradients(state, images, keys, recipe)
+    gradient, means = average(gradient, losses)
     update, opt_state = optimizer.update(gradient, state.opt_state)
     weights = state.weights + update
     norms = {"grad_norm": gradient, "param_norm": weights, "update_norm": update}
@@ -211,12 +257,13 @@ class Trainer:
     """The compiled steps on this process's devices; holds no state but the compiled functions."""
 
     def __init__(self, config: Any) -> None:
-        devices = jax.local_device_count()
-        if config.batch_size % jax.device_count():
+        parts = jax.device_count() * config.accumulate
+        if config.batch_size % parts:
             raise ValueError(
-                f"`batch_size` must be a multiple of {jax.device_count()} devices, got {config.batch_size}."
+                f"`batch_size` must be a multiple of {jax.device_count()} devices times `accumulate` "
+                f"({config.accumulate}), got {config.batch_size}."
             )
-        self.recipe, self.devices = Recipe.from_config(config), devices
+        self.recipe, self.devices = Recipe.from_config(config), jax.local_device_count()
         self.optimizer = make_optimizer(config)
         self._step = jax.pmap(
             lambda state, images: train_step(state, images, self.recipe, self.optimizer),

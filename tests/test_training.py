@@ -80,22 +80,30 @@ def test_metrics_hang_together(run):
     assert int(run[1].step) == 12
 
 
-def test_devices_draw_their_own_noise_and_end_alike(run):
+def test_images_have_their_own_noise_on_any_number_of_devices(run):
     trainer = run[3]
     state = trainer.replicate(trainer.init())
     state, _ = trainer.step(state, photos(2))
     weights = np.asarray(state.weights)
     np.testing.assert_array_equal(weights[0], weights[1])
 
-    def noise(_):
-        key = jax.random.fold_in(jax.random.key(0), jax.lax.axis_index(AXIS))
-        return training._noise(trainer.recipe.model, (1, 64, 64, 3), key, key)
-
-    y, z = jax.pmap(noise, AXIS, devices=jax.local_devices()[:2])(np.zeros(2))
-    assert y.shape == (2, 1, 4, 4, 32)
-    assert z.shape == (2, 1, 1, 1, 32)
-    assert not np.array_equal(y[0], y[1])
+    (y, z), (y_next, _) = (noise_on(2, trainer.recipe, step) for step in (7, 8))
+    assert y.shape == (4, 4, 4, 32)
+    assert z.shape == (4, 1, 1, 32)
+    assert len({image.tobytes() for image in (*y, *y_next)}) == 8
     assert -0.5 <= y.min() < -0.4 < 0.4 < y.max() < 0.5
+    jax.tree.map(np.testing.assert_array_equal, noise_on(1, trainer.recipe, 7), (y, z))
+
+
+def noise_on(count: int, recipe: Recipe, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The noise of y and z of a batch of four images on so many devices."""
+
+    def noise(_):
+        keys = training.image_keys(recipe, step, 4 // count)
+        return training._noise(recipe.model, (len(keys), 64, 64, 3), keys, keys)
+
+    drawn = jax.pmap(noise, AXIS, devices=jax.local_devices()[:count])(np.zeros(count))
+    return tuple(np.concatenate(np.asarray(part)) for part in drawn)
 
 
 def test_the_average_lags_behind_the_weights(run):
@@ -113,16 +121,6 @@ def test_validation_rounds_and_repeats_itself(run):
     assert set(first) == {"loss", "bpp_y", "bpp_z", "mse", "bpp", "psnr"}
 
 
-def fixed_noise(config, shape, key_y, key_z):
-    """The same for every image on every device, so that shares of a batch see what the whole batch sees."""
-    batch, at = shape[0], np.random.default_rng(0)
-    y, z = (
-        at.uniform(-0.5, 0.5, (1, n, n, c)).astype(np.float32)
-        for n, c in ((4, config.latent_channels), (1, 32))
-    )
-    return jnp.asarray(np.tile(y, (batch, 1, 1, 1))), jnp.asarray(np.tile(z, (batch, 1, 1, 1)))
-
-
 def on_devices(count: int, config, steps: int) -> tuple[np.ndarray, training.TrainState]:
     """Losses and final state after plain gradient steps: Adam would divide rounding noise by its own size."""
     recipe, optimizer = Recipe.from_config(config), optax.sgd(1e-3)
@@ -138,32 +136,60 @@ def on_devices(count: int, config, steps: int) -> tuple[np.ndarray, training.Tra
     return np.array(rows), jax.tree.map(lambda leaf: np.asarray(leaf[0]), state)
 
 
-def assert_devices_agree(config, steps: int) -> None:
-    """Each step's losses, and where the weights and statistics end, on two devices as on one."""
-    want, one = on_devices(1, config, steps)
-    got, two = on_devices(2, config, steps)
-    np.testing.assert_allclose(got, want, rtol=2e-4)
+@functools.cache
+def plain_steps() -> tuple[np.ndarray, training.TrainState]:
+    """Three steps of the small model on one device."""
+    return on_devices(1, small_config(), 3)
+
+
+def assert_same_steps(got: tuple, want: tuple, config) -> None:
+    """Each step's losses, and where the weights and statistics end."""
+    np.testing.assert_allclose(got[0], want[0], rtol=2e-4)
     start = init_state(Recipe.from_config(config), optax.sgd(1e-3)).weights
-    moved = np.linalg.norm(one.weights - start)
+    moved = np.linalg.norm(want[1].weights - start)
     assert moved > 0
-    assert np.linalg.norm(two.weights - one.weights) < 1e-3 * moved
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), two.batch_stats, one.batch_stats
-    )
+    assert np.linalg.norm(got[1].weights - want[1].weights) < 1e-3 * moved
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, got[1].batch_stats, want[1].batch_stats)
 
 
 @pytest.mark.slow
-def test_two_devices_take_the_steps_of_one(monkeypatch):
-    monkeypatch.setattr(training, "_noise", fixed_noise)
-    assert_devices_agree(small_config(), 3)
+@pytest.mark.parametrize(
+    ("devices", "fields"),
+    [(2, {}), (1, {"accumulate": 4}), (2, {"accumulate": 2}), (1, {"remat": True})],
+    ids=["two devices", "four parts", "two parts on each of two devices", "rematerialised"],
+)
+def test_the_steps_are_the_same_however_they_are_computed(devices, fields):
+    config = small_config(**fields)
+    assert_same_steps(on_devices(devices, config, 3), plain_steps(), config)
 
 
 @pytest.mark.slow
-def test_two_devices_share_batch_statistics_as_one(monkeypatch):
-    """With dynamic attention, whose batch normalisation sees the whole batch."""
-    monkeypatch.setattr(training, "_noise", fixed_noise)
+def test_two_devices_share_batch_statistics_as_one():
+    """With dynamic attention, whose batch normalisation sees the whole batch, and rematerialised at that."""
     places = {"model.attention_at_analysis": (16,), "model.attention_at_synthesis": ()}
-    assert_devices_agree(small_config(**{"model.attention": "dam"} | places), 2)
+    plain, remat = (small_config(remat=r, **{"model.attention": "dam"} | places) for r in (False, True))
+    assert_same_steps(on_devices(2, remat, 2), on_devices(1, plain, 2), plain)
+
+
+def test_parts_of_a_batch_move_the_running_statistics_in_turn(monkeypatch):
+    """Their gradients and losses are averaged."""
+
+    def toy(weights, stats, images, keys, recipe):
+        light = jnp.mean(training.to_unit(images))
+        loss = light * jnp.sum(weights)
+        return loss, (stats / 2 + light, Losses(*[jnp.stack([loss, loss])] * len(Losses._fields)))
+
+    monkeypatch.setattr(training, "loss_fn", toy)
+    monkeypatch.setattr(training, "unravel", lambda _, weights: weights)
+    recipe = Recipe.from_config(small_config(accumulate=3))
+    state = training.TrainState(jnp.zeros(()), jnp.ones(2), jnp.float32(8), None, None)
+    images = np.repeat(np.uint8([0, 51, 102]), 2)[:, None, None, None]  # 0, 0.2 and 0.4
+    keys = jax.random.split(jax.random.key(0), 6)
+    gradient, stats, losses = training.gradients(state, images, keys, recipe)
+    np.testing.assert_allclose(gradient, [0.2, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(losses.loss, 0.4, rtol=1e-6)
+    np.testing.assert_allclose(stats, ((8 / 2) / 2 + 0.2) / 2 + 0.4, rtol=1e-6)
 
 
 def test_bfloat16_keeps_weights_and_losses_in_float32():
@@ -232,7 +258,7 @@ def test_rates_are_those_of_their_quality():
         lmbda_at(lmbdas, jnp.array([0, 1, 2, 0.5, 1.5])), [128, 512, 2048, 256, 1024], rtol=1e-5
     )
     recipe = Recipe.from_config(small_config(**{"model.lmbdas": lmbdas}))
-    quality, lmbda = draw_rates(recipe, jax.random.key(0), 4000)
+    quality, lmbda = draw_rates(recipe, jax.random.split(jax.random.key(0), 4000))
     assert 0 <= quality.min() < 0.01
     assert 1.99 < quality.max() < 2
     assert float(jnp.mean(quality)) == pytest.approx(1, abs=0.05)
@@ -240,7 +266,9 @@ def test_rates_are_those_of_their_quality():
 
 
 def test_one_rate_is_the_same_for_every_image():
-    quality, lmbda = draw_rates(Recipe.from_config(small_config(lmbda=300.0)), jax.random.key(0), 3)
+    quality, lmbda = draw_rates(
+        Recipe.from_config(small_config(lmbda=300.0)), jax.random.split(jax.random.key(0), 3)
+    )
     assert quality is None
     np.testing.assert_array_equal(lmbda, [300, 300, 300])
 
@@ -267,6 +295,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_steps(value):
         ({"dtype": "float16"}, "`dtype` must be float32 or bfloat16"),
         ({"schedule": "linear"}, "`schedule` must be step or cosine"),
         ({"batch_size": 3}, "multiple of.* 2 devices"),
+        ({"accumulate": 2}, r"multiple of.* `accumulate` \(2\), got 2"),
         ({"model.width": 33}, "`width`"),
         ({"model.attention": "senet"}, "`attention` must be one of"),
     ],

@@ -60,16 +60,18 @@ def _at_least_float32(arrays: tuple[Array, Array]) -> tuple[Array, Array]:
 class LTCHM(nn.Module):
     """The model as pure functions: `apply(variables, x)` for a pass, the methods below for its parts.
 
-    `axis_name` is the pmap axis over which batch statistics are shared.
+    `axis_name` is the pmap axis over which batch statistics are shared. `remat` computes the inside of every
+    block of the transforms again for the gradient rather than keep it: less memory for a third pass.
     """
 
     config: ModelConfig
     axis_name: str | None = None
+    remat: bool = False
 
     def setup(self) -> None:
         config = self.config
-        self.g_a = Analysis(config, self.axis_name)
-        self.g_s = Synthesis(config, self.axis_name)
+        self.g_a = Analysis(config, self.axis_name, self.remat)
+        self.g_s = Synthesis(config, self.axis_name, self.remat)
         self.h_a = HyperAnalysis(config)
         self.h_s = HyperSynthesis(config)
         self.prior_z = FactorisedPrior(config.prior_filters, config.variant)

@@ -4,6 +4,8 @@ Sides of an image are multiples of 64 here: y lies at 1/16, z at 1/64. C is `con
 `config.latent_channels`.
 """
 
+from typing import Any
+
 import flax.linen as nn
 
 from ltchm_jax.model.attention import SAM, WAM, SWAtten
@@ -13,13 +15,22 @@ from ltchm_jax.model.hpham import HPHAM, ReleasedHPHAM
 from ltchm_jax.model.layers import Array, Conv, DownBlock, ResidualBlock, UpBlock, UpsampleConv, leaky_relu
 
 
-def attend(x: Array, config: ModelConfig, train: bool, axis_name: str | None, name: str) -> Array:
+def block(kind: Any, remat: bool) -> Any:
+    """A kind of module, or one of the same parameters whose inside is computed again for the gradient."""
+    return nn.remat(kind) if remat else kind
+
+
+def attend(
+    x: Array, config: ModelConfig, train: bool, axis_name: str | None, name: str, remat: bool = False
+) -> Array:
     """The attention module that the configuration names, on x [B, H, W, D] of any width D."""
     if config.attention == "none":
         return x
     if config.attention == "dam":
-        return DAM(config.idconv_reduction, config.idconv_norm, train, axis_name, name=name)(x)
-    return {"sam": SAM, "wam": WAM, "swatten": SWAtten}[config.attention](name=name)(x)
+        dam = block(DAM, remat)
+        return dam(config.idconv_reduction, config.idconv_norm, train, axis_name, name=name)(x)
+    kind = {"sam": SAM, "wam": WAM, "swatten": SWAtten}[config.attention]
+    return block(kind, remat)(name=name)(x)
 
 
 def hyper_attend(x: Array, config: ModelConfig, name: str) -> Array:
@@ -40,17 +51,18 @@ class Analysis(nn.Module):
 
     config: ModelConfig
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        config, places = self.config, self.config.attention_at_analysis
+        config, places, remat = self.config, self.config.attention_at_analysis, self.remat
         for stride in (2, 4, 8):
-            x = DownBlock(config.width, name=f"down{stride}")(x)
+            x = block(DownBlock, remat)(config.width, name=f"down{stride}")(x)
             if stride in places:
-                x = attend(x, config, train, self.axis_name, f"attention{stride}")
-            x = ResidualBlock(config.width, name=f"residual{stride}")(x)
+                x = attend(x, config, train, self.axis_name, f"attention{stride}", remat)
+            x = block(ResidualBlock, remat)(config.width, name=f"residual{stride}")(x)
         y = Conv(config.latent_channels, stride=2, use_bias=config.variant == "paper", name="down16")(x)
-        return attend(y, config, train, self.axis_name, "attention16") if 16 in places else y
+        return attend(y, config, train, self.axis_name, "attention16", remat) if 16 in places else y
 
 
 class Synthesis(nn.Module):
@@ -58,16 +70,17 @@ class Synthesis(nn.Module):
 
     config: ModelConfig
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, y_hat: Array, train: bool = False) -> Array:
-        config, x = self.config, y_hat
+        config, x, remat = self.config, y_hat, self.remat
         for stride in (16, 8, 4):
             if stride in config.attention_at_synthesis:
-                x = attend(x, config, train, self.axis_name, f"attention{stride}")
-            x = ResidualBlock(config.width, name=f"residual{stride}")(x)
-            x = UpBlock(config.width, name=f"up{stride}")(x)
-        x = ResidualBlock(config.width, name="residual2")(x)
+                x = attend(x, config, train, self.axis_name, f"attention{stride}", remat)
+            x = block(ResidualBlock, remat)(config.width, name=f"residual{stride}")(x)
+            x = block(UpBlock, remat)(config.width, name=f"up{stride}")(x)
+        x = block(ResidualBlock, remat)(config.width, name="residual2")(x)
         return UpsampleConv(config.bands, name="up2")(x)
 
 
