@@ -21,9 +21,10 @@ def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
     # other preset.
     config.model = ml_collections.ConfigDict(dataclasses.asdict(PRESETS[preset]))
 
-    # Objective: bpp + lmbda * MSE of values in 0..1. A model with `lmbdas` draws the rate of every image
-    # instead.
+    # Objective: bpp + lmbda * MSE of values in 0..1, or bpp + lmbda * (1 - MS-SSIM), which takes a lmbda of 2
+    # to 64 or so. A model with `lmbdas` draws the rate of every image instead.
     config.lmbda = 512.0
+    config.distortion = "mse"  # mse | ms_ssim
 
     config.data = ml_collections.ConfigDict()
     config.data.folder = ""  # a folder tree of images, or

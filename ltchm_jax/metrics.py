@@ -15,8 +15,8 @@ from ltchm_jax import windows
 
 # Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", 2003.
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_WINDOW, _SIGMA = 11, 1.5
-_C1, _C2 = 0.01**2, 0.03**2
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 # Sheikh and Bovik's pixel-domain VIF: windows of four scales, and the variance of the visual noise.
 _VIF_WINDOWS = (17, 9, 5, 3)
 _VIF_NOISE = 2.0
@@ -83,7 +83,7 @@ def ms_ssim(x: ArrayLike, x_hat: ArrayLike, released: bool = False) -> float:
     Raises:
         ValueError: shapes differ, or an array is not uint8 [H, W, C].
     """
-    original, output = (_reflect_to(image, _WINDOW) for image in _pair(x, x_hat))
+    original, output = (_reflect_to(image, SSIM_WINDOW) for image in _pair(x, x_hat))
     height, width, _ = original.shape
     num_scales = _num_scales(min(height, width))
     canvas = windows.canvas(original, output)
@@ -159,17 +159,17 @@ def _reflect_to(image: np.ndarray, smallest: int) -> np.ndarray:
 def _num_scales(shorter_side: int) -> int:
     """How many MS-SSIM scales fit: each halving rounds up, and the last must hold the window."""
     scales = 1
-    while scales < len(MS_SSIM_WEIGHTS) and -(-shorter_side // 2) >= _WINDOW:
+    while scales < len(MS_SSIM_WEIGHTS) and -(-shorter_side // 2) >= SSIM_WINDOW:
         shorter_side, scales = -(-shorter_side // 2), scales + 1
     return scales
 
 
 def _ssim_of_band(pair: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
     """Mean contrast-structure term and mean SSIM of one band at one scale: [2, H, W] in 0..1 -> [2]."""
-    (mean_x, mean_y), (var_x, var_y, cov) = windows.moments(pair, windows.gaussian(_WINDOW, _SIGMA))
-    structure = (2 * cov + _C2) / (var_x + var_y + _C2)
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
-    height, width = height - _WINDOW + 1, width - _WINDOW + 1
+    (mean_x, mean_y), (var_x, var_y, cov) = windows.moments(pair, windows.gaussian(SSIM_WINDOW, SSIM_SIGMA))
+    structure = (2 * cov + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
+    height, width = height - SSIM_WINDOW + 1, width - SSIM_WINDOW + 1
     terms = jnp.stack([structure, structure * luminance])
     terms = jnp.where(windows.inside(terms.shape, height, width), terms, 0.0)
     return terms.sum(-1).sum(-1) / (height * width)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from ltchm_jax.losses import Losses, psnr, rate_distortion
+from ltchm_jax.losses import Losses, check_distortion, psnr, rate_distortion
 from ltchm_jax.model import LTCHM, ModelConfig, abstract_variables, init_variables
 
 AXIS = "batch"  # of pmap
@@ -44,12 +44,14 @@ class Recipe:
     ema: float
     accumulate: int
     remat: bool
+    distortion: str
 
     @classmethod
     def from_config(cls, config: Any) -> "Recipe":
         """Raises ValueError for a field that the model does not know, or a value out of its rule."""
         if config.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"`dtype` must be float32 or bfloat16, got {config.dtype!r}.")
+        check_distortion(config.distortion, config.data.crop)
         return cls(
             model=ModelConfig.from_dict(config.model.to_dict()),
             seed=config.seed,
@@ -58,6 +60,7 @@ class Recipe:
             ema=float(config.ema),
             accumulate=config.accumulate,
             remat=config.remat,
+            distortion=config.distortion,
         )
 
 
@@ -158,7 +161,7 @@ def loss_fn(
         train=True,
         mutable=["batch_stats"],
     )
-    losses = rate_distortion(output, x, lmbda, recipe.model.mixture)
+    losses = rate_distortion(output, x, lmbda, recipe.model.mixture, recipe.distortion)
     return jnp.mean(losses.loss), (updates.get("batch_stats", {}), losses)
 
 
@@ -250,7 +253,7 @@ def eval_step(
         jnp.full((x.shape[0],), recipe.lmbda) if quality is None else lmbda_at(recipe.model.lmbdas, quality)
     )
     output: Any = LTCHM(recipe.model).apply({"params": params, "batch_stats": batch_stats}, x, quality)
-    return rate_distortion(output, x, lmbda, recipe.model.mixture)
+    return rate_distortion(output, x, lmbda, recipe.model.mixture, recipe.distortion)
 
 
 class Trainer:

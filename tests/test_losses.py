@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ltchm_jax.losses import Losses, bits_per_pixel, psnr, rate_distortion
+from ltchm_jax import metrics
+from ltchm_jax.losses import bits_per_pixel, ms_ssim, psnr, rate_distortion
 from ltchm_jax.model import Mixture, Output
 
 PIXELS = 64 * 64
@@ -55,6 +56,7 @@ def test_the_loss_adds_rates_and_weighted_error_of_each_image():
     made = output(y_hat, mixture(y_hat.shape), even_logits(2), x_hat)
     got = rate_distortion(made, x, np.float32([100, 1000]))
     np.testing.assert_allclose(got.mse, [0.01, 0.04], rtol=1e-4)
+    np.testing.assert_array_equal(got.distortion, got.mse)
     np.testing.assert_allclose(got.loss, got.bpp_y + got.bpp_z + np.float32([1, 40]), rtol=1e-4)
     assert all(part.shape == (2,) and part.dtype == jnp.float32 for part in got)
 
@@ -97,4 +99,69 @@ def test_values_and_gradients_are_finite_in_extreme_tails(kind, y, scale, weight
 
 def test_psnr():
     np.testing.assert_allclose(psnr(jnp.array([1.0, 0.1, 1e-4])), [0, 10, 40], atol=1e-5)
-    assert Losses._fields == ("loss", "bpp_y", "bpp_z", "mse")
+
+
+def pair_of_images(size: tuple[int, int], noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth picture and the same with noise, uint8 [H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices(size)
+    waves = np.stack([np.sin(rows * a + columns * b) for a, b in rng.uniform(0.02, 0.2, (3, 2))], -1)
+    original = (128 + 80 * waves).astype(np.uint8)
+    noisy = original + rng.normal(0, noise, original.shape)
+    return original, noisy.clip(0, 255).round().astype(np.uint8)
+
+
+def to_unit(images: list[np.ndarray]) -> np.ndarray:
+    return np.stack(images).astype(np.float32) / np.float32(255)
+
+
+@pytest.mark.parametrize("size", [(161, 161), (163, 170), (176, 192)])
+def test_ms_ssim_of_a_batch_is_the_metric_of_each_image(size):
+    pairs = [pair_of_images(size, noise, seed) for seed, noise in enumerate((2, 20, 60))]
+    got = jax.jit(ms_ssim)(*map(to_unit, zip(*pairs, strict=True)))
+    np.testing.assert_allclose(got, [metrics.ms_ssim(*pair) for pair in pairs], atol=2e-6)
+    assert got[0] > got[1] > got[2]
+
+
+def test_ms_ssim_of_flat_images_is_the_luminance_of_the_coarsest_scale():
+    """No structure: every factor is 1 but the last, 2 a b / (a^2 + b^2) to a small power."""
+    a, b = 0.5, 0.25
+    flat = [np.full((1, 161, 161, 1), value, np.float32) for value in (a, b)]
+    want = ((2 * a * b + 1e-4) / (a * a + b * b + 1e-4)) ** 0.1333
+    np.testing.assert_allclose(ms_ssim(*flat), [want], rtol=1e-5)
+    np.testing.assert_allclose(ms_ssim(flat[0], flat[0]), [1], rtol=1e-6)
+
+
+@functools.cache
+def ms_ssim_and_gradient():
+    return jax.jit(jax.value_and_grad(lambda x, x_hat: ms_ssim(x, x_hat)[0], 1))
+
+
+@pytest.mark.parametrize("case", ["noisy", "equal", "inverted", "black", "far outside"])
+def test_ms_ssim_has_finite_gradients_everywhere(case):
+    x, noisy = (to_unit([image]) for image in pair_of_images((161, 161), 20))
+    x_hat = {
+        "noisy": noisy,
+        "equal": x,
+        "inverted": 1 - x,
+        "black": np.zeros_like(x),
+        "far outside": 100 * noisy - 50,
+    }[case]
+    value, gradient = ms_ssim_and_gradient()(x, x_hat)
+    assert 0 < value <= 1 + 1e-6
+    assert np.isfinite(gradient).all()
+    if case == "noisy":
+        step = gradient / np.linalg.norm(gradient)
+        assert np.sum(gradient * (x - x_hat)) > 0  # towards the original
+        slope = (ms_ssim_and_gradient()(x, x_hat + step)[0] - ms_ssim_and_gradient()(x, x_hat - step)[0]) / 2
+        np.testing.assert_allclose(slope, np.linalg.norm(gradient), rtol=0.05)
+
+
+def test_the_loss_may_weigh_ms_ssim():
+    x, x_hat = (to_unit([image]) for image in pair_of_images((161, 161), 20))
+    y_hat = np.zeros((1, 12, 12, 1), np.float32)
+    made = output(y_hat, mixture(y_hat.shape), even_logits(1), x_hat)
+    got = jax.jit(functools.partial(rate_distortion, distortion="ms_ssim"))(made, x, np.float32([8]))
+    np.testing.assert_allclose(got.distortion, 1 - ms_ssim_and_gradient()(x, x_hat)[0][None], rtol=1e-4)
+    np.testing.assert_allclose(got.loss, got.bpp_y + got.bpp_z + 8 * got.distortion, rtol=1e-5)
+    np.testing.assert_allclose(got.mse, np.mean(np.square(x_hat - x), (1, 2, 3)), rtol=1e-4)

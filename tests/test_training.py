@@ -118,7 +118,7 @@ def test_validation_rounds_and_repeats_itself(run):
     _, state, _, trainer = run
     first, again = (trainer.validate(state, [photos(2, seed=5)]) for _ in range(2))
     assert first == again
-    assert set(first) == {"loss", "bpp_y", "bpp_z", "mse", "bpp", "psnr"}
+    assert set(first) == {"loss", "bpp_y", "bpp_z", "mse", "distortion", "bpp", "psnr"}
 
 
 def on_devices(count: int, config, steps: int) -> tuple[np.ndarray, training.TrainState]:
@@ -274,7 +274,7 @@ def test_one_rate_is_the_same_for_every_image():
 
 
 def test_the_psnr_of_a_step_is_that_of_its_mean_error():
-    got = summarise(Losses(*(jnp.float32(v) for v in (3, 1, 0.5, 0.01))))
+    got = summarise(Losses(*(jnp.float32(v) for v in (3, 1, 0.5, 0.01, 0.2))))
     assert float(got["bpp"]) == 1.5
     assert float(got["psnr"]) == pytest.approx(20, rel=1e-5)
 
@@ -294,6 +294,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_steps(value):
     [
         ({"dtype": "float16"}, "`dtype` must be float32 or bfloat16"),
         ({"schedule": "linear"}, "`schedule` must be step or cosine"),
+        ({"distortion": "ssim"}, "`distortion` must be one of mse, ms_ssim, got 'ssim'"),
+        ({"distortion": "ms_ssim", "data.crop": 160}, "`data.crop` must be 161 or more .* got 160"),
         ({"batch_size": 3}, "multiple of.* 2 devices"),
         ({"accumulate": 2}, r"multiple of.* `accumulate` \(2\), got 2"),
         ({"model.width": 33}, "`width`"),
