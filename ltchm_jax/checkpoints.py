@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,27 @@ class CheckpointError(ValueError):
 class RunCheckpoints:
     """Checkpoints of one run in `workdir`: state and position in the data, written in the background.
 
+    The last `keep` of them stay, and the one with the lowest validation loss, which is `best_loss`: infinite
+    as long as there was no validation.
+
     Raises:
       CheckpointError: the folder holds a run of another configuration, or can't be written.
     """
 
     def __init__(self, workdir: Path, config: Any, keep: int) -> None:
         self._check_config(workdir, config)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        policies = ocp.checkpoint_managers
+        best = policies.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_loss,
+            best_mode="min",
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(n=keep), best]),
+            enable_async_checkpointing=True,
+        )
         self._manager = ocp.CheckpointManager((workdir / "checkpoints").resolve(), options=options)
+        step = self._manager.best_step()
+        metrics = None if step is None else self._manager.metrics(step)
+        self.best_loss = math.inf if metrics is None else _loss(metrics)
 
     @staticmethod
     def _check_config(workdir: Path, config: Any) -> None:
@@ -68,10 +82,11 @@ class RunCheckpoints:
         """The last step that was kept, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data_state: dict) -> None:
-        """Keeps a host state and the position in the data."""
+    def save(self, step: int, state: TrainState, data_state: dict, loss: float = math.inf) -> None:
+        """Keeps a host state and the position in the data; `loss`: of a validation, if there was one."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state))
-        self._manager.save(step, args=items)
+        self._manager.save(step, args=items, metrics={"loss": loss})
+        self.best_loss = min(self.best_loss, loss)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict]:
         """The last state, shaped `like`, and the position in the data."""
@@ -91,11 +106,15 @@ class RunCheckpoints:
         self._manager.close()
 
 
+def _loss(metrics: dict[str, float]) -> float:
+    return float(metrics["loss"])
+
+
 # Fields of a configuration that a run can't change half-way; steps, data folders and intervals it can.
 STATEFUL = frozenset(
     {
-        "model", "seed", "lmbda", "distortion", "batch_size", "accumulate", "schedule", "dtype", "ema", "clip_value",
-        "clip_norm",
+        "model", "seed", "lmbda", "distortion", "batch_size", "accumulate", "schedule", "dtype", "ema",
+        "clip_value", "clip_norm",
     }
 )  # fmt: skip
 
@@ -213,7 +232,11 @@ def load_model(path: str | Path, *, check_shapes: bool = True) -> Model:
             raise
         raise CheckpointError(f"The configuration in {str(path)!r} can't be read: {error}") from error
     model = _from_arrays(
-        config, flat, {k[5:]: v for k, v in metadata.items() if k.startswith("note:")}, str(path), check_shapes
+        config,
+        flat,
+        {k[5:]: v for k, v in metadata.items() if k.startswith("note:")},
+        str(path),
+        check_shapes,
     )
     if model.digest.hex() != metadata.get("digest"):
         raise CheckpointError(f"The digest of {str(path)!r} does not match its content; get the file again.")

@@ -59,7 +59,7 @@ def check_distortion(distortion: str, crop: int) -> None:
         raise ValueError(f"`distortion` must be one of {', '.join(DISTORTIONS)}, got {distortion!r}.")
     if distortion == "ms_ssim" and crop < SMALLEST_SIDE:
         raise ValueError(
-            f"`data.crop` must be {SMALLEST_SIDE} or more for MS-SSIM, whose five scales need that, got {crop}."
+            f"`data.crop` must be {SMALLEST_SIDE} or more for MS-SSIM (its five scales need it), got {crop}."
         )
 
 

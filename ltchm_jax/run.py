@@ -1,10 +1,9 @@
 """A training run from first to last step: data in, checkpoints, metrics and the model out."""
 
 import contextlib
-import json
+import dataclasses
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,8 @@ import numpy as np
 from ltchm_jax import data
 from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints, load_model, make_model, save_model
 from ltchm_jax.model import ModelConfig
+from ltchm_jax.monitor import MetricWriter, Progress
 from ltchm_jax.training import NonFiniteLoss, Trainer, TrainState, check_finite
-
-
-class MetricWriter:
-    """Scalars to `metrics.jsonl`, and through CLU to TensorBoard where TensorFlow is installed."""
-
-    def __init__(self, workdir: Path) -> None:
-        self._file = (workdir / "metrics.jsonl").open("a")
-        self._board = None
-        with contextlib.suppress(
-            Exception
-        ):  # the newest JAX breaks the import, a missing TensorFlow the writer
-            from clu import metric_writers
-
-            self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        """One row; in the file a number that is not finite is null."""
-        row = {k: v if np.isfinite(v) else None for k, v in scalars.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            self._board.write_scalars(step, scalars)
-            self._board.flush()
 
 
 @contextlib.contextmanager
@@ -77,7 +54,8 @@ def check_counts(config: Any) -> None:
 def train(config: Any, workdir: Path) -> TrainState:
     """Trains up to `config.steps` from the last checkpoint in workdir, if there is one.
 
-    Writes checkpoints, `metrics.jsonl`, TensorBoard events and at the end `model.safetensors`.
+    Writes checkpoints, `metrics.jsonl`, TensorBoard events, `best.safetensors` whenever the validation loss
+    falls, and at the end `model.safetensors`.
 
     Raises:
       DataError, CheckpointError, NonFiniteLoss, ValueError: one line each.
@@ -94,7 +72,7 @@ def train(config: Any, workdir: Path) -> TrainState:
         print(f"goes on from step {int(host.step)}", file=sys.stderr)
     try:
         with stop_on_signals() as asked:
-            host = _loop(trainer, config, workdir, host, batches, checkpoints, asked)
+            host = Run(config, workdir, trainer, checkpoints, batches, asked).loop(host)
     finally:
         checkpoints.close()
     if int(host.step) >= config.steps:
@@ -118,38 +96,56 @@ def initial_variables(config: Any, model: ModelConfig) -> dict | None:
     return given.variables
 
 
-def _loop(
-    trainer: Trainer,
-    config: Any,
-    workdir: Path,
-    host: TrainState,
-    batches: Any,
-    checkpoints: RunCheckpoints,
-    asked: list[int],
-) -> TrainState:
-    writer, progress = MetricWriter(workdir), Progress(config)
-    validation = data.validation_batches(data.open_source(config, "validation"), config)
-    state, step, waiting = trainer.replicate(host), int(host.step), []
-    while step < config.steps and not asked:
-        state, metrics = trainer.step(state, progress.timed(batches))
-        waiting.append(metrics)
-        step += 1
-        if step % config.log_every == 0 or step == config.steps:
-            means = progress.close(step, flax.jax_utils.unreplicate(_mean(waiting)))
-            check_finite(means, step - len(waiting) + 1, step)
-            writer.write(step, means)
-            waiting = []
-        if step % config.checkpoint_every == 0:
-            checkpoints.save(step, _finite(_host(state)), batches.get_state())
-        if step % config.validate_every == 0 or step == config.steps:
-            host = _host(state)
-            means = {f"validation/{k}": v for k, v in trainer.validate(host, validation).items()}
-            writer.write(step, means)
-            print("\n" + " ".join(f"{k} {v:.4f}" for k, v in means.items()), file=sys.stderr, flush=True)
-    host = _finite(_host(state))
-    if checkpoints.latest_step() != step:  # the last step, or whenever a signal came
-        checkpoints.save(step, host, batches.get_state())
-    return host
+@dataclasses.dataclass
+class Run:
+    """What a run holds between its first and its last step."""
+
+    config: Any
+    workdir: Path
+    trainer: Trainer
+    checkpoints: RunCheckpoints
+    batches: Any
+    asked: list[int]  # a signal to stop, once there is one
+
+    def loop(self, host: TrainState) -> TrainState:
+        """From a host state to the last step, or to where a signal stops it; returns that state, kept."""
+        config, trainer = self.config, self.trainer
+        self.writer, progress = MetricWriter(self.workdir, int(host.step)), Progress(config)
+        self.validation = data.validation_batches(data.open_source(config, "validation"), config)
+        state, step, waiting = trainer.replicate(host), int(host.step), []
+        while step < config.steps and not self.asked:
+            state, metrics = trainer.step(state, progress.timed(self.batches))
+            waiting.append(metrics)
+            step += 1
+            if step % config.log_every == 0 or step == config.steps:
+                means = progress.close(step, flax.jax_utils.unreplicate(_mean(waiting)))
+                check_finite(means, step - len(waiting) + 1, step)
+                self.writer.write(step, means)
+                waiting = []
+            self.keep(step, state)
+        if self.checkpoints.latest_step() != step:  # the last step, or whenever a signal came
+            self.checkpoints.save(step, _finite(_host(state)), self.batches.get_state())
+        return _host(state)
+
+    def keep(self, step: int, state: TrainState) -> None:
+        """Validation and checkpoint, if this step has any; the best model so far is exported."""
+        validates = step % self.config.validate_every == 0 or step == self.config.steps
+        loss, best = np.inf, self.checkpoints.best_loss
+        if validates:
+            host = _finite(_host(state))
+            loss = self.validate(host)
+            if loss < best:
+                export(self.workdir / "best.safetensors", self.trainer, host, self.config, loss)
+        if loss < best or step % self.config.checkpoint_every == 0:
+            self.checkpoints.save(step, _finite(_host(state)), self.batches.get_state(), loss)
+
+    def validate(self, host: TrainState) -> float:
+        """The loss on the validation images; all that is found goes to the metrics."""
+        means = self.trainer.validate(host, self.validation)
+        named = {f"validation/{name}": value for name, value in means.items()}
+        self.writer.write(int(host.step), named)
+        print("\n" + " ".join(f"{k} {v:.4f}" for k, v in named.items()), file=sys.stderr, flush=True)
+        return means["loss"]
 
 
 def _host(state: TrainState) -> TrainState:
@@ -167,45 +163,16 @@ def _mean(rows: list[dict]) -> dict:
     return jax.tree.map(lambda *values: np.mean(jax.device_get(values), axis=0), *rows)
 
 
-class Progress:
-    """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left."""
-
-    def __init__(self, config: Any) -> None:
-        self._config, self._began, self._waited = config, time.perf_counter(), 0.0
-        self._step: int | None = None  # where the last interval ended
-
-    def timed(self, batches: Any) -> np.ndarray:
-        """The next batch; the time it takes counts as waiting."""
-        start = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - start
-        return batch
-
-    def close(self, step: int, means: dict) -> dict[str, float]:
-        """Ends an interval: prints it, and returns its metrics with the rates of work."""
-        now = time.perf_counter()
-        steps = self._config.log_every if self._step is None else step - self._step
-        seconds = now - self._began
-        values = {k: float(v) for k, v in means.items()}
-        values["images_per_second"] = steps * self._config.batch_size / seconds
-        values["input_wait"] = self._waited / seconds
-        left = (self._config.steps - step) * seconds / steps
-        line = (
-            f"step {step}/{self._config.steps} loss {values['loss']:.4f} bpp {values['bpp']:.4f} "
-            f"psnr {values['psnr']:.2f} {values['images_per_second']:.1f} images/s "
-            f"wait {100 * values['input_wait']:.1f}% left {left / 3600:.2f} h"
-        )
-        print(line, file=sys.stderr, flush=True)
-        self._began, self._waited, self._step = now, 0.0, step
-        return values
-
-
-def export(path: Path, trainer: Trainer, state: TrainState, config: Any) -> None:
+def export(
+    path: Path, trainer: Trainer, state: TrainState, config: Any, validation_loss: float | None = None
+) -> None:
     """Writes the (averaged) weights of a host state as a model file."""
     variables = {"params": trainer.params(state)}
     if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
     notes = {"steps": str(int(state.step)), "training": config.to_json_best_effort()}
+    if validation_loss is not None:
+        notes["validation_loss"] = f"{validation_loss:.6g}"
     save_model(path, make_model(trainer.recipe.model, variables, notes))
 
 

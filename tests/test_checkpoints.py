@@ -271,6 +271,29 @@ def test_a_state_and_its_position_come_back(tmp_path, ema):
     jax.tree.map(np.testing.assert_array_equal, state, want)
 
 
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    config = small_config()
+    kept = RunCheckpoints(tmp_path, config, keep=2)
+    assert kept.best_loss == np.inf
+    for step, loss in enumerate((np.inf, 5.0, np.inf, 3.0, 4.0, np.inf, np.inf)):
+        kept.save(step, state_of(config, step), {}, loss)
+    kept.close()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "5", "6"]
+    again = RunCheckpoints(tmp_path, config, keep=2)
+    assert again.best_loss == 3.0
+    assert again.latest_step() == 6
+    again.close()
+
+
+def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
+    RunCheckpoints(tmp_path, small_config(), keep=1).close()
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["accumulate"]
+    path.write_text(json.dumps(old))
+    RunCheckpoints(tmp_path, small_config(accumulate=2), keep=1).close()
+
+
 @pytest.mark.parametrize(
     ("fields", "names"),
     [

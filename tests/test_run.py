@@ -17,7 +17,7 @@ from small_model import small_config, write_photos
 
 from ltchm_jax import run
 from ltchm_jax.checkpoints import RunCheckpoints, load_model
-from ltchm_jax.run import MetricWriter, stop_on_signals
+from ltchm_jax.run import stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,9 +34,10 @@ class CheapTrainer(Trainer):
     """Steps that need no compiler: the weights follow the data and the order in which it came."""
 
     before_step: dict[int, object] = {}  # noqa: RUF012  what to call before a step, or while validating as -1
+    validation_losses: dict[int, float] = {}  # noqa: RUF012  by step; else 1
 
-    def init(self) -> TrainState:
-        return jax.tree.map(np.copy, first_state())
+    def init(self, variables: dict | None = None) -> TrainState:
+        return jax.tree.map(np.copy, first_state()) if variables is None else super().init(variables)
 
     def step(self, state: TrainState, images: np.ndarray) -> tuple[TrainState, dict]:
         host = flax.jax_utils.unreplicate(jax.device_get(state))
@@ -50,7 +51,7 @@ class CheapTrainer(Trainer):
 
     def validate(self, state: TrainState, batches: list[np.ndarray]) -> dict[str, float]:
         self.before_step.get(-1, lambda: 1)()
-        return {"loss": float(np.mean([batch.mean() for batch in batches]))}
+        return {"loss": self.validation_losses.get(int(state.step), 1.0)}
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,7 @@ def cheap(monkeypatch):
     monkeypatch.setitem(sys.modules, "clu", None)  # TensorBoard would only cost time
     monkeypatch.setattr(run, "Trainer", CheapTrainer)
     monkeypatch.setattr(CheapTrainer, "before_step", {})
+    monkeypatch.setattr(CheapTrainer, "validation_losses", {})
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_a_run_writes_rows_checkpoints_and_a_model(folder, tmp_path, capsys):
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 9]
     assert [row["step"] for row in rows if "validation/loss" in row] == [6, 9]
     assert {"images_per_second", "input_wait"} < set(rows[0])
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4", "8", "9"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "8", "9"]
     model = load_model(tmp_path / "model.safetensors")
     assert model.notes["steps"] == "9"
     assert json.loads(model.notes["training"])["seed"] == config.seed
@@ -140,6 +142,52 @@ def test_a_run_that_is_told_to_stop_keeps_its_last_step_and_goes_on(folder, tmp_
     CheapTrainer.before_step = {}
     assert run.main(config, str(tmp_path / "cut")) == 0
     assert_same_end(tmp_path / "whole", tmp_path / "cut", config)
+
+
+def test_the_best_model_is_kept_whenever_validation_improves(folder, tmp_path):
+    """Its checkpoint outlives the last three, and a run that is stopped leaves a model."""
+    CheapTrainer.validation_losses = {2: 0.7, 4: 0.5, 6: 0.6, 8: 0.5}
+    CheapTrainer.before_step = {19: terminate}
+    config = config_of(folder, steps=30, validate_every=2, checkpoint_every=3)
+    assert run.main(config, str(tmp_path)) == 130
+    best = load_model(tmp_path / "best.safetensors")
+    assert best.notes["steps"] == "4"
+    assert best.notes["validation_loss"] == "0.5"
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 15, 18, 19]
+    CheapTrainer.before_step, CheapTrainer.validation_losses = {}, {22: 0.55, 24: 0.4}
+    assert run.main(config, str(tmp_path)) == 0
+    assert load_model(tmp_path / "best.safetensors").notes["steps"] == "24"
+    assert load_model(tmp_path / "model.safetensors").notes["steps"] == "30"
+
+
+def test_a_run_begins_with_the_weights_of_a_model_file(folder, tmp_path, capsys):
+    assert run.main(config_of(folder), str(tmp_path / "a")) == 0
+    path = tmp_path / "a" / "model.safetensors"
+    config = config_of(folder, init_from=str(path), ema=0.5)
+    state = Trainer(config).init(run.initial_variables(config, load_model(path).config))
+    leaves = jax.tree.leaves(load_model(path).variables["params"])
+    np.testing.assert_array_equal(np.concatenate([leaf.ravel() for leaf in leaves]), state.weights)
+    np.testing.assert_array_equal(state.ema, state.weights)
+    assert int(state.step) == 0
+    other = config_of(folder, init_from=str(path), **{"model.scale_min": 0.2})
+    assert "`init_from` must be a model of the configuration" in error_of(other, tmp_path / "b", capsys)
+    missing = config_of(folder, init_from="nowhere")
+    assert "No such file" in error_of(missing, tmp_path / "c", capsys)
+
+
+def test_rows_that_will_be_written_again_are_dropped(folder, tmp_path):
+    """As a kill after step 7 leaves them: rows of steps that no checkpoint holds, and half a row."""
+    config = config_of(folder, log_every=1)
+    CheapTrainer.before_step = {5: terminate}
+    assert run.main(config, str(tmp_path)) == 130
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_text()
+    path.write_text(before + '{"step": 6, "loss": 9}\n{"step": 7, "loss": 9}\n{"step": 8, "lo')
+    CheapTrainer.before_step = {}
+    assert run.main(config, str(tmp_path)) == 0
+    assert path.read_text().startswith(before)
+    assert [row["step"] for row in rows_of(tmp_path) if "loss" in row] == list(range(1, 10))
+    assert all(row.get("loss") != 9 for row in rows_of(tmp_path))
 
 
 def test_signals_have_their_handlers_back():
@@ -201,12 +249,6 @@ def test_a_damaged_picture_ends_the_run(tmp_path, capsys):
     photos = write_photos(tmp_path / "photos", 3)
     (photos / "bad.png").write_bytes(b"")
     assert "bad.png" in error_of(config_of(photos), tmp_path / "run", capsys)
-
-
-def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
-    writer = MetricWriter(tmp_path)
-    writer.write(3, {"loss": float("nan"), "bpp": 0.5})
-    assert rows_of(tmp_path) == [{"step": 3, "loss": None, "bpp": 0.5}]
 
 
 DRIVER = """

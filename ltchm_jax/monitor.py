@@ -1,0 +1,91 @@
+"""What is seen of a run while it runs: rows of metrics, TensorBoard, and the line of progress."""
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltchm_jax.imagery.files import atomic_write
+
+
+class MetricWriter:
+    """Scalars to `metrics.jsonl`, and through CLU to TensorBoard where TensorFlow is installed.
+
+    Rows of steps after `step`, from which the run goes on, are dropped: they will be written again.
+    """
+
+    def __init__(self, workdir: Path, step: int = 0) -> None:
+        path = workdir / "metrics.jsonl"
+        drop_rows_after(path, step)
+        self._file = path.open("a")
+        self._board = None
+        # The newest JAX breaks the import, a missing TensorFlow the writer.
+        with contextlib.suppress(Exception):
+            from clu import metric_writers
+
+            self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """One row; in the file a number that is not finite is null."""
+        row = {k: v if np.isfinite(v) else None for k, v in scalars.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            self._board.write_scalars(step, scalars)
+            self._board.flush()
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Keeps the whole rows of a metrics file up to a step; what a kill cut off is no row."""
+    if not path.exists():
+        return
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= step]
+    if kept != lines:
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
+
+
+def _step_of(line: str) -> float:
+    """Of one row; infinite if it is none."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else np.inf
+    except (ValueError, KeyError, TypeError):
+        return np.inf
+
+
+class Progress:
+    """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left."""
+
+    def __init__(self, config: Any) -> None:
+        self._config, self._began, self._waited = config, time.perf_counter(), 0.0
+        self._step: int | None = None  # where the last interval ended
+
+    def timed(self, batches: Any) -> np.ndarray:
+        """The next batch; the time it takes counts as waiting."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def close(self, step: int, means: dict) -> dict[str, float]:
+        """Ends an interval: prints it, and returns its metrics with the rates of work."""
+        now = time.perf_counter()
+        steps = self._config.log_every if self._step is None else step - self._step
+        seconds = now - self._began
+        values = {k: float(v) for k, v in means.items()}
+        values["images_per_second"] = steps * self._config.batch_size / seconds
+        values["input_wait"] = self._waited / seconds
+        left = (self._config.steps - step) * seconds / steps
+        line = (
+            f"step {step}/{self._config.steps} loss {values['loss']:.4f} bpp {values['bpp']:.4f} "
+            f"psnr {values['psnr']:.2f} {values['images_per_second']:.1f} images/s "
+            f"wait {100 * values['input_wait']:.1f}% left {left / 3600:.2f} h"
+        )
+        print(line, file=sys.stderr, flush=True)
+        self._began, self._waited, self._step = now, 0.0, step
+        return values
