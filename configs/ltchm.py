@@ -1,7 +1,10 @@
 """Base configuration: LTCHM as the paper describes it, lambda 512, C = 192. Every field stands here.
 
     python train.py --config configs/ltchm.py --workdir runs/ltchm --config.data.folder=DIR
+    python train.py --config configs/ltchm.py:paper,2048 --workdir runs/l2048 --config.data.folder=DIR
 
+After the colon: a preset, then a lambda of the paper, which brings its width: C = 192 for 128, 256 and 512,
+and 256 for 1024, 2048 and 4096. The released code has the same six pairs; without a lambda its width is 128.
 One flag changes one field: --config.model.attention=sam, --config.lmbda=2048, --config.model.width=256.
 Paper recipe: Adam, 1e-4, then 1e-5 after 100k of 200k steps, batch 8, 256 x 256 crops.
 """
@@ -10,20 +13,35 @@ import dataclasses
 
 import ml_collections
 
-from ltchm_jax.model import PRESETS
+from ltchm_jax.model import PRESETS, ModelConfig
+
+WIDTHS = {"128": 192, "256": 192, "512": 192, "1024": 256, "2048": 256, "4096": 256}  # by lambda
 
 
-def get_config(preset: str = "paper") -> ml_collections.ConfigDict:
+def parse(text: str) -> tuple[ModelConfig, float]:
+    """'released' or 'paper,2048' -> a model and its lambda. Raises ValueError for anything else."""
+    preset, *rest = text.split(",")
+    if preset not in PRESETS or len(rest) > 1 or not set(rest) <= WIDTHS.keys():
+        raise ValueError(
+            f"A configuration is one of {', '.join(PRESETS)}, then perhaps a comma and one of "
+            f"{', '.join(WIDTHS)}; got {text!r}."
+        )
+    if not rest:
+        return PRESETS[preset], 512.0
+    return dataclasses.replace(PRESETS[preset], width=WIDTHS[rest[0]]), float(rest[0])
+
+
+def get_config(text: str = "paper") -> ml_collections.ConfigDict:
+    model, lmbda = parse(text)
     config = ml_collections.ConfigDict()
     config.seed = 234
 
-    # The model, every field of ltchm_jax.model.ModelConfig: `--config configs/ltchm.py:released` for the
-    # other preset.
-    config.model = ml_collections.ConfigDict(dataclasses.asdict(PRESETS[preset]))
+    # The model, every field of ltchm_jax.model.ModelConfig.
+    config.model = ml_collections.ConfigDict(dataclasses.asdict(model))
 
     # Objective: bpp + lmbda * MSE of values in 0..1, or bpp + lmbda * (1 - MS-SSIM), which takes a lmbda of 2
     # to 64 or so. A model with `lmbdas` draws the rate of every image instead.
-    config.lmbda = 512.0
+    config.lmbda = lmbda
     config.distortion = "mse"  # mse | ms_ssim
 
     config.data = ml_collections.ConfigDict()

@@ -26,6 +26,28 @@ def test_presets_differ_as_the_paper_and_its_code_do():
 
 
 @pytest.mark.parametrize(
+    ("text", "lmbda", "width"),
+    [
+        ("paper", 512, 192), ("paper,128", 128, 192), ("paper,256", 256, 192), ("paper,512", 512, 192),
+        ("paper,1024", 1024, 256), ("paper,2048", 2048, 256), ("paper,4096", 4096, 256),
+        ("released", 512, 128), ("released,128", 128, 192), ("released,4096", 4096, 256),
+    ],
+)  # fmt: skip
+def test_a_lambda_of_the_paper_brings_its_width(text, lmbda, width):
+    config = ltchm.get_config(text)
+    assert (config.lmbda, config.model.width) == (lmbda, width)
+    assert config.model.variant == text.split(",")[0]
+    Recipe.from_config(config)
+
+
+@pytest.mark.parametrize("text", ["", "other", "paper,300", "paper,", "paper,128,256", "128", "paper 128"])
+def test_other_names_of_configurations_are_refused_in_one_line(text):
+    with pytest.raises(ValueError, match=r"one of paper, released, then .* 128, .* 4096; got") as caught:
+        ltchm.get_config(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("variant", "other"), ("attention", "DAM"), ("hyper_attention", "gca"), ("context", "serial"),

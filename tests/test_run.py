@@ -311,6 +311,7 @@ def test_a_killed_run_ends_bit_identical_to_one_that_was_not(folder, tmp_path):
         (["--config.model.width=40"], "train.py: `width` must be a multiple of 32"),
         (["--config.nothing=1"], "train.py: A flag is unknown"),
         (["--config=none.py"], "train.py: Configuration is not available"),
+        ([f"--config={ROOT}/configs/ltchm.py:paper,300"], "train.py: A flag is unknown or has a wrong value"),
         (["--nothing=1"], "train.py: A flag is unknown"),
         (["--config.steps=many"], "train.py: A flag is unknown"),
     ],
