@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ltchm_jax.codec import Codec
 
 SUFFIX = ".ltc"
+CACHE_BYTES = 1 << 29  # of compiled functions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
     decompress.add_argument("--max-pixels", type=int, help="refuse larger pictures")
     _add_model(decompress)
     decompress.set_defaults(run=run_decompress)
+
+    fingerprint = commands.add_parser(
+        "fingerprint", help="digests of all integers behind a stream; exit 1 if this device can't decode"
+    )
+    fingerprint.add_argument("input", help="a picture; its top left 256 x 256 pixels are coded")
+    fingerprint.add_argument("--quality", type=float, help="as for compress")
+    _add_model(fingerprint)
+    fingerprint.set_defaults(run=run_fingerprint)
 
     _add_reference_commands(commands)
     info = commands.add_parser("info", help="what a stream holds")
@@ -137,12 +146,23 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
 
 
 def open_codec(name: str | None) -> "Codec":
-    """The codec of a model file, or of a name that ships."""
-    from ltchm_jax.checkpoints import load_model
-    from ltchm_jax.codec import Codec, find_model
+    """The codec of a model file, or of a name that ships; compiled functions are kept for the next run."""
+    keep_compiled_functions()
+    from ltchm_jax.codec import Codec
 
-    path = find_model(name)
-    return Codec(load_model(path), path.stem)
+    return Codec.load(name)
+
+
+def keep_compiled_functions() -> None:
+    """Makes JAX keep what takes long to compile in the user's cache folder, within a limit."""
+    import os
+
+    import jax
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _progress(blocks: Iterable, total: int) -> Iterable:
@@ -192,6 +212,20 @@ def run_decompress(options: argparse.Namespace) -> None:
             print(f"{target}: this kind of file can't keep {', '.join(lost)}", file=sys.stderr)
 
 
+def run_fingerprint(options: argparse.Namespace) -> int:
+    """`ltchm fingerprint`."""
+    from ltchm_jax.imagery.images import read_image
+
+    image = read_image(options.input)
+    codec = open_codec(options.model)
+    from ltchm_jax.fingerprint import fingerprint
+
+    colour = codec.colour(image)[:256, :256]
+    found = fingerprint(codec.blocks, colour, codec.quality_steps(options.quality))
+    print("\n".join(f"{name}  {value}" for name, value in found._asdict().items()))
+    return int(found.encoder != found.decoder)
+
+
 def run_info(options: argparse.Namespace) -> None:
     """`ltchm info`; loads neither JAX nor a model."""
     from ltchm_jax.bitstream import read
@@ -221,8 +255,8 @@ def _kinds(metadata: object) -> list[str]:
 
 def run_import(options: argparse.Namespace) -> None:
     """`ltchm import-torch`."""
-    from ltchm_jax.checkpoints import make_model, save_model
     from ltchm_jax.interop import import_state
+    from ltchm_jax.model_file import make_model, save_model
     from ltchm_jax.parity.reference_files import read_arrays
 
     config, variables, skipped = import_state(read_arrays(options.input))
@@ -237,9 +271,9 @@ def run_import(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """`ltchm export-torch`."""
-    from ltchm_jax.checkpoints import load_model
     from ltchm_jax.codec import find_model
     from ltchm_jax.interop import export_state
+    from ltchm_jax.model_file import load_model
     from ltchm_jax.parity.reference_files import write_arrays
 
     model = load_model(find_model(options.model))

@@ -1,37 +1,33 @@
 """Pictures to streams and back with one model: the library's front door.
 
-A picture is cut into overlapping blocks, each padded to the model's stride and coded on its own: transforms
-in float32 on any device, the entropy model in float64, integers from there on (see `entropy`).
+A picture is cut into overlapping blocks, each padded to the model's stride and coded on its own
+(`block_coder`), so that a window can be read alone and no picture is too large.
 """
 
-import functools
 import math
-import zlib
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax import bitstream
-from ltchm_jax.bitstream import Block, Container, Header, Layout
-from ltchm_jax.checkpoints import CheckpointError, Model, load_model
+from ltchm_jax.bitstream import Container, Header, Layout
+from ltchm_jax.block_coder import QUALITY_STEPS, BlockCoder, latent_shape
 from ltchm_jax.container.blocks import blend
 from ltchm_jax.container.grid import Rect
-from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
-from ltchm_jax.entropy.range_coder import RangeCoderError
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
-from ltchm_jax.entropy.wavefront import float64
+from ltchm_jax.entropy.wavefront import longest_step
 from ltchm_jax.imagery.files import atomic_write, open_input
 from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
-from ltchm_jax.model import LTCHM, Mixture, padded_size
+from ltchm_jax.model_file import Model, ModelError, load_model
 
+SHIPPED = Path(str(resources.files("ltchm_jax") / "weights"))
 DEFAULT_MODEL = "rsscn7-c64"
 BLOCK_SIZE, OVERLAP = 1024, 16
-QUALITY_STEPS = 256  # a stream keeps the quality in steps of 1/256
+STEP_ROWS = 64  # positions that a decoder evaluates at once, of as many blocks as it takes
 
 Progress = Callable[[Iterable, int], Iterable]  # wraps the blocks of a picture, told how many there are
 
@@ -44,16 +40,15 @@ def find_model(name_or_path: str | Path | None = None) -> Path:
     """The file of a model: a path, or the name of one that ships with the package.
 
     Raises:
-      CheckpointError: neither.
+      ModelError: neither.
     """
-    shipped = Path(str(resources.files("ltchm_jax") / "weights"))
     name = str(name_or_path or DEFAULT_MODEL)
     if Path(name).is_file():
         return Path(name)
-    if (shipped / f"{name}.safetensors").is_file() and "/" not in name:
-        return shipped / f"{name}.safetensors"
-    names = ", ".join(sorted(p.stem for p in shipped.glob("*.safetensors"))) or "none"
-    raise CheckpointError(f"A model is a file or one of the names that ship ({names}), got {name!r}.")
+    if (SHIPPED / f"{name}.safetensors").is_file() and "/" not in name:
+        return SHIPPED / f"{name}.safetensors"
+    names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
+    raise ModelError(f"A model is a file or one of the names that ship ({names}), got {name!r}.")
 
 
 class Codec:
@@ -61,30 +56,18 @@ class Codec:
 
     def __init__(self, model: Model, name: str = "unnamed") -> None:
         self.model, self.name = model, f"{name}@{model.digest.hex()}"
-        self._apply: Any = LTCHM(model.config).apply
-        self._variables = jax.device_put(model.variables)
-        with float64():
-            wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
-            self._wide = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), {"params": wide})
-        self._analyse, self._synthesise = jax.jit(self._analysis), jax.jit(self._synthesis)
-        self._hyper = jax.jit(self._hyper_synthesis)
-        self._coder = LatentCoder(
-            self._entropy_parameters,
-            self._wide,
-            model.z_tables,
-            model.config.mixture,
-            model.config.context == "masked",
-        )
+        self.blocks = BlockCoder(model)
 
     @classmethod
     def load(cls, name_or_path: str | Path | None = None) -> "Codec":
         """The codec of a model file, of a name that ships, or (no argument) of the default model.
 
         Raises:
-          CheckpointError: it can't be found or read.
+          ModelError: it can't be found or read.
         """
         path = find_model(name_or_path)
-        return cls(load_model(path), path.stem)
+        # The tests compare the shapes of what ships: that need not cost seconds at each start.
+        return cls(load_model(path, check_shapes=path.parent != SHIPPED), path.stem)
 
     @property
     def qualities(self) -> tuple[float, ...]:
@@ -113,16 +96,14 @@ class Codec:
         progress: Progress = _silent,
     ) -> bytes:
         """The same for a picture with a layout; `metadata` keeps what else its file held."""
-        colour, alpha = self._split_alpha(image)
-        header = self._header(image, self._checked_quality(quality))
-        rects = [header.grid.rect(i) for i in range(header.grid.count)]
-        blocks = [self._encode(colour[rect.slices], header.quality) for rect in progress(rects, len(rects))]
-        return bitstream.pack(
-            header,
-            blocks,
-            metadata=image.metadata if metadata else None,
-            alpha=None if alpha is None else alpha.tobytes(),
-        )
+        header, colour = self._header(image, self.quality_steps(quality)), self.colour(image)
+        count = header.grid.count
+        cuts = (colour[header.grid.rect(i).slices] for i in range(count))
+        coming = (self.blocks.analyse(i, pixels, header.quality) for i, pixels in enumerate(cuts))
+        latents = progress(ahead(coming, len(self.blocks.devices)), count)
+        blocks = [self.blocks.encode(y, z, header.quality) for y, z in latents]
+        alpha = image.pixels[..., -1].tobytes() if image.layout.has_alpha else None
+        return bitstream.pack(header, blocks, metadata=image.metadata if metadata else None, alpha=alpha)
 
     def decompress(self, data: bytes, window: Rect | None = None) -> np.ndarray:
         """The picture in a stream, uint8 [H, W, bands], or a window of it.
@@ -144,8 +125,8 @@ class Codec:
         self._check_header(header)
         window = window or header.grid.whole
         numbers = list(header.grid.numbers_in(window))
-        blocks = (self._decode(container, i) for i in progress(numbers, len(numbers)))
-        pixels = blend(header.grid, blocks, window)
+        blocks = self._decode(container, numbers)
+        pixels = blend(header.grid, progress(blocks, len(numbers)), window)
         if header.layout.has_alpha:
             plane = np.frombuffer(container.alpha() or b"", np.uint8).reshape(header.height, header.width, 1)
             pixels = np.concatenate([pixels, plane[window.slices]], -1)
@@ -168,14 +149,14 @@ class Codec:
 
     def clipped(self, pixels: np.ndarray, quality: float | None = None) -> int:
         """How many latents of a picture lie outside +-SYMBOL_LIMIT, and are clipped; 0 for any sane model."""
-        y, z = self._latents(pixels, self._checked_quality(quality))
+        y, z = self.blocks.latents(pixels, self.quality_steps(quality))
         return int(sum((np.abs(v) >= SYMBOL_LIMIT).sum() for v in (y, z)))
 
     def ideal_bytes(self, pixels: np.ndarray, quality: float | None = None) -> float:
         """Code length of y under the float model, in bytes, of a picture that is one block: for checks."""
-        steps = self._checked_quality(quality)
-        y, z = self._latents(pixels, steps)
-        return self._coder.ideal_bits(y, self._psi(z, steps)) / 8
+        steps = self.quality_steps(quality)
+        y, z = self.blocks.latents(pixels, steps)
+        return self.blocks.entropy.ideal_bits(y, self.blocks.psi(z, steps)) / 8
 
     def _header(self, image: Image, quality: int) -> Header:
         height, width = image.pixels.shape[:2]
@@ -183,13 +164,15 @@ class Codec:
         bands = image.pixels.shape[2] - image.layout.has_alpha
         return Header(self.model.digest, width, height, image.layout, bands, quality, *cut)
 
-    def _split_alpha(self, image: Image) -> tuple[np.ndarray, np.ndarray | None]:
-        """Colour [H, W, model bands] and alpha [H, W, 1]; a grey picture is repeated into all bands."""
+    def colour(self, image: Image) -> np.ndarray:
+        """The bands of a picture that the model codes, uint8 [H, W, 1 or the model's bands].
+
+        Raises:
+          ValueError: the picture has another number of bands.
+        """
         bands = image.pixels.shape[2] - image.layout.has_alpha
         self._check_bands(image.layout, bands)
-        colour, alpha = image.pixels[..., :bands], image.pixels[..., bands:]
-        repeats = self.model.config.bands if bands == 1 else 1
-        return np.repeat(colour, repeats, -1), alpha if image.layout.has_alpha else None
+        return image.pixels[..., :bands]
 
     def _check_bands(self, layout: Layout, bands: int) -> None:
         if bands not in (1, self.model.config.bands):
@@ -198,8 +181,12 @@ class Codec:
                 f"Model {self.name} codes {want} bands (or grey), got {bands} of layout {layout.label}."
             )
 
-    def _checked_quality(self, quality: float | None) -> int:
-        """In steps of 1/256."""
+    def quality_steps(self, quality: float | None) -> int:
+        """A quality in steps of 1/256, the middle where none is given.
+
+        Raises:
+          ValueError: the model has no such quality.
+        """
         top = len(self.model.config.lmbdas) - 1
         if top < 0:
             if quality not in (None, 0):
@@ -217,63 +204,33 @@ class Codec:
                 f"the model has qualities up to {top} / 256, the stream says {header.quality}"
             )
 
-    def _latents(self, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-        """y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C] of uint8 [h, w, bands], padded by its edges."""
-        pads = [(0, padded_size(n) - n) for n in pixels.shape[:2]]
-        padded = np.pad(pixels, [*pads, (0, 0)], "edge")
-        y, z = jax.device_get(self._analyse(self._variables, padded[None], self._rate(quality)))
-        return y[0], z[0]
-
-    def _encode(self, pixels: np.ndarray, quality: int) -> Block:
-        y, z = self._latents(pixels, quality)
-        coded = self._coder.encode(z, y, self._psi(z, quality))
-        return Block(coded.payload, latents_crc(z, y), coded.guards)
-
-    def _decode(self, container: Container, number: int) -> np.ndarray:
-        """uint8 [h, w, bands] of a block."""
-        block, header = container.block(number), container.header
+    def _decode(self, container: Container, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """uint8 [h, w, bands] of some blocks: several decoded together while the last are synthesised."""
+        header = container.header
         height, width = header.grid.shape
-        rows, columns = padded_size(height) // 16, padded_size(width) // 16
-        z_shape = (rows // 4, columns // 4, self.model.config.width)
-        y_shape = (rows, columns, self.model.config.latent_channels)
-        psi = functools.partial(self._psi, quality=header.quality)
-        try:
-            z, y = self._coder.decode(CodedLatents(block.payload, block.guards), z_shape, y_shape, psi)
-        except RangeCoderError as error:
-            raise bitstream.Malformed(f"block {number} can't be decoded: {error}") from error
-        block.check_latents(latents_crc(z, y))
-        pixels = np.asarray(self._synthesise(self._variables, y[None], self._rate(header.quality)))[
-            0, :height, :width
-        ]
-        return pixels if header.bands > 1 else np.round(pixels.mean(-1, keepdims=True)).astype(np.uint8)
+        together = max(1, STEP_ROWS // longest_step(*latent_shape(height, width)))
+        groups = [numbers[i : i + together] for i in range(0, len(numbers), together)]
+        latents = (self._decode_latents(container, group) for group in groups)
+        coming = (
+            self.blocks.synthesise(i, y, header.quality)
+            for group, ys in zip(groups, latents, strict=True)
+            for i, y in zip(group, ys, strict=True)
+        )
+        for block in ahead(coming, together):
+            pixels = np.asarray(block)[:height, :width]
+            grey = header.bands == 1 and pixels.shape[-1] > 1
+            yield np.round(pixels.mean(-1, keepdims=True)).astype(np.uint8) if grey else pixels
 
-    def _rate(self, quality: int) -> np.ndarray:
-        return np.array([quality / QUALITY_STEPS], np.float32)
-
-    def _psi(self, z: np.ndarray, quality: int) -> jax.Array:
-        """float64 [H/16, W/16, 2C], the same within 1e-12 on every machine."""
-        with float64():
-            return self._hyper(self._wide, z[None], self._rate(quality))[0]
-
-    def _analysis(
-        self, variables: dict, pixels: jax.Array, quality: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        latents = self._apply(variables, pixels.astype(jnp.float32) / 255, quality, method="analyse")
-        limit = float(SYMBOL_LIMIT)
-        y, z = (jnp.round(jnp.clip(jnp.nan_to_num(v), -limit, limit)).astype(jnp.int32) for v in latents)
-        return y, z
-
-    def _synthesis(self, variables: dict, y: jax.Array, quality: jax.Array) -> jax.Array:
-        x_hat = self._apply(variables, y.astype(jnp.float32), quality, method="synthesise")
-        return jnp.round(255 * jnp.clip(x_hat, 0, 1)).astype(jnp.uint8)
-
-    def _entropy_parameters(self, variables: dict, taps: jax.Array, psi: jax.Array) -> Mixture:
-        return self._apply(variables, taps, psi, method="entropy_parameters")
-
-    def _hyper_synthesis(self, variables: dict, z: jax.Array, quality: jax.Array) -> jax.Array:
-        return self._apply(variables, z.astype(jnp.float64), quality, method="hyper_synthesise")
+    def _decode_latents(self, container: Container, numbers: Sequence[int]) -> np.ndarray:
+        blocks, header = [container.block(i) for i in numbers], container.header
+        return self.blocks.decode(blocks, numbers, header.grid.shape, header.quality)
 
 
-def latents_crc(z: np.ndarray, y: np.ndarray) -> int:
-    """CRC-32 of the integers of z, then of y, as little-endian int32 in C order."""
-    return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes()))
+def ahead(items: Iterable[Any], count: int) -> Iterator[Any]:
+    """The same items, each given out when `count` more were asked for: what devices compute meanwhile."""
+    waiting: deque[Any] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting

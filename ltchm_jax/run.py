@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.jax_utils
 import jax
 import numpy as np
 
-from ltchm_jax import data
-from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints, load_model, make_model, save_model
+from ltchm_jax import data, processes
+from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
 from ltchm_jax.model import ModelConfig
+from ltchm_jax.model_file import ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress
 from ltchm_jax.training import NonFiniteLoss, Trainer, TrainState, check_finite
 
@@ -69,13 +69,14 @@ def train(config: Any, workdir: Path) -> TrainState:
     if checkpoints.latest_step() is not None:
         host, position = checkpoints.restore(host)
         batches.set_state(position)
-        print(f"goes on from step {int(host.step)}", file=sys.stderr)
+        if processes.is_first():
+            print(f"goes on from step {int(host.step)}", file=sys.stderr)
     try:
         with stop_on_signals() as asked:
             host = Run(config, workdir, trainer, checkpoints, batches, asked).loop(host)
     finally:
         checkpoints.close()
-    if int(host.step) >= config.steps:
+    if int(host.step) >= config.steps and processes.is_first():
         export(workdir / "model.safetensors", trainer, host, config)
     return host
 
@@ -84,13 +85,13 @@ def initial_variables(config: Any, model: ModelConfig) -> dict | None:
     """The variables of the model file that `init_from` names, or None.
 
     Raises:
-      CheckpointError: it can't be read, or is a model of another configuration.
+      ModelError: it can't be read, or is a model of another configuration.
     """
     if not config.init_from:
         return None
     given = load_model(config.init_from)
     if given.config != model:
-        raise CheckpointError(
+        raise ModelError(
             f"`init_from` must be a model of the configuration that is trained; {config.init_from!r} differs."
         )
     return given.variables
@@ -113,12 +114,12 @@ class Run:
         self.writer, progress = MetricWriter(self.workdir, int(host.step)), Progress(config)
         self.validation = data.validation_batches(data.open_source(config, "validation"), config)
         state, step, waiting = trainer.replicate(host), int(host.step), []
-        while step < config.steps and not self.asked:
+        while step < config.steps and not self.stops(step):
             state, metrics = trainer.step(state, progress.timed(self.batches))
             waiting.append(metrics)
             step += 1
             if step % config.log_every == 0 or step == config.steps:
-                means = progress.close(step, flax.jax_utils.unreplicate(_mean(waiting)))
+                means = progress.close(step, _mean(waiting))
                 check_finite(means, step - len(waiting) + 1, step)
                 self.writer.write(step, means)
                 waiting = []
@@ -127,6 +128,12 @@ class Run:
             self.checkpoints.save(step, _finite(_host(state)), self.batches.get_state())
         return _host(state)
 
+    def stops(self, step: int) -> bool:
+        """Whether a signal came; several processes agree on it where they log."""
+        if jax.process_count() == 1:
+            return bool(self.asked)
+        return step % self.config.log_every == 0 and processes.any_of(bool(self.asked))
+
     def keep(self, step: int, state: TrainState) -> None:
         """Validation and checkpoint, if this step has any; the best model so far is exported."""
         validates = step % self.config.validate_every == 0 or step == self.config.steps
@@ -134,7 +141,7 @@ class Run:
         if validates:
             host = _finite(_host(state))
             loss = self.validate(host)
-            if loss < best:
+            if loss < best and processes.is_first():
                 export(self.workdir / "best.safetensors", self.trainer, host, self.config, loss)
         if loss < best or step % self.config.checkpoint_every == 0:
             self.checkpoints.save(step, _finite(_host(state)), self.batches.get_state(), loss)
@@ -144,12 +151,20 @@ class Run:
         means = self.trainer.validate(host, self.validation)
         named = {f"validation/{name}": value for name, value in means.items()}
         self.writer.write(int(host.step), named)
-        print("\n" + " ".join(f"{k} {v:.4f}" for k, v in named.items()), file=sys.stderr, flush=True)
-        return means["loss"]
+        if processes.is_first():
+            print("\n" + " ".join(f"{k} {v:.4f}" for k, v in named.items()), file=sys.stderr, flush=True)
+        return processes.from_first(means["loss"])
 
 
 def _host(state: TrainState) -> TrainState:
-    return jax.device_get(flax.jax_utils.unreplicate(state))
+    return jax.device_get(jax.tree.map(_first, state))
+
+
+def _first(leaf: Any) -> Any:
+    """What the first device of this process holds of an array with an axis over all devices."""
+    if not isinstance(leaf, jax.Array):
+        return leaf[0]
+    return leaf.addressable_data(0).reshape(leaf.shape[1:])
 
 
 def _finite(host: TrainState) -> TrainState:
@@ -160,7 +175,9 @@ def _finite(host: TrainState) -> TrainState:
 
 
 def _mean(rows: list[dict]) -> dict:
-    return jax.tree.map(lambda *values: np.mean(jax.device_get(values), axis=0), *rows)
+    """Of metrics of steps, which all devices share."""
+    rows = jax.device_get(jax.tree.map(_first, rows))
+    return jax.tree.map(lambda *values: np.mean(values), *rows)
 
 
 def export(
@@ -176,9 +193,10 @@ def export(
     save_model(path, make_model(trainer.recipe.model, variables, notes))
 
 
-def main(config: Any, workdir: str) -> int:
+def main(config: Any, workdir: str, distributed: str = "") -> int:
     """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
     try:
+        processes.join(distributed)
         state = train(config, Path(workdir))
     except (data.DataError, CheckpointError, NonFiniteLoss, ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)

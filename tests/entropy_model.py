@@ -51,17 +51,17 @@ def sample_latent(
     """int32 [H, W, M] drawn from the model, step by step along the scan order."""
     rng = np.random.default_rng(7)
     height, width = psi.shape[:2]
-    latent = wavefront.padded_latent(np.zeros((height, width, channels)))
+    latent = wavefront.padded_latent(np.zeros((1, height, width, channels)))
     steps = wavefront.scan_order(height, width, context=True)
-    size = wavefront.step_size(steps)
-    mixtures = jax.jit(lambda latent, at: wavefront.mixtures_at(model, v, latent, jnp.asarray(psi), at))
+    size = max(map(len, steps))
+    mixtures = jax.jit(lambda taps, psi: model(v, taps.astype(jnp.float64), psi))
     with wavefront.float64():
         for step in steps:
-            found = mixtures(latent, wavefront.padded(step, size))
-            latent[step[:, 0] + 2, step[:, 1] + 2] = sample(
+            found = mixtures(*wavefront.gather(latent, psi[None], step, size))
+            latent[0, step[:, 0] + 2, step[:, 1] + 2] = sample(
                 rng, kind, *(np.asarray(a)[: len(step)] for a in found)
             )
-    return latent[2:, 2:-2].astype(np.int32)
+    return latent[0, 2:, 2:-2]
 
 
 def sample(

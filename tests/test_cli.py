@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from ltchm_jax import cli
-from ltchm_jax.checkpoints import make_model, save_model
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
+from ltchm_jax.model_file import make_model, save_model
 
 pytest.importorskip("tensorflow_compression_ops")
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from ltchm_jax.bitstream import BitstreamError, ModelMismatch
-from ltchm_jax.checkpoints import CheckpointError, make_model, save_model
 from ltchm_jax.container.grid import Rect
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata
 from ltchm_jax.imagery.images import Image
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
+from ltchm_jax.model_file import ModelError, make_model, save_model
 
 codec_module = pytest.importorskip("ltchm_jax.codec")
 pytest.importorskip("tensorflow_compression_ops")
@@ -69,18 +69,21 @@ def test_any_size_and_layout_comes_back_in_shape(codec, height, width, bands):
 def test_the_picture_is_the_synthesis_of_the_encoded_latents(codec, quality):
     x = scene(64, 64)
     steps = round(quality * codec_module.QUALITY_STEPS)
-    y, _ = codec._latents(x, steps)
+    y, _ = codec.blocks.latents(x, steps)
     assert np.abs(y).max() > 0
-    expected = codec._synthesise(codec._variables, y[None], codec._rate(steps))[0]
+    expected = codec.blocks.synthesise(0, y, steps)
     np.testing.assert_array_equal(codec.decompress(codec.compress(x, quality)), expected)
 
 
 def test_a_stream_is_as_long_as_the_model_says(codec):
     x = scene(64, 64)
-    y, z = codec._latents(x, 0)
+    y, z = codec.blocks.latents(x, 0)
     nothing = np.zeros_like(y)
-    psi = codec._psi(z, 0)
-    z_alone = len(codec._coder.encode(z, nothing, psi).payload) - codec._coder.ideal_bits(nothing, psi) / 8
+    psi = codec.blocks.psi(z, 0)
+    z_alone = (
+        len(codec.blocks.entropy.encode(z, nothing, psi).payload)
+        - codec.blocks.entropy.ideal_bits(nothing, psi) / 8
+    )
     ideal = codec.ideal_bytes(x, 0) + z_alone
     assert ideal > 300
     assert ideal - 4 < len(codec.compress(x, 0)) < 1.005 * ideal + 40
@@ -109,9 +112,9 @@ def test_windows_are_crops_of_the_whole(codec):
 @pytest.mark.usefixtures("small_blocks")
 def test_blocks_of_one_shape_compile_once(codec):
     codec.compress(scene(150, 100))
-    traces = codec._analyse._cache_size()
+    traces = codec.blocks._analyse._cache_size()
     codec.compress(scene(180, 110))
-    assert codec._analyse._cache_size() == traces
+    assert codec.blocks._analyse._cache_size() == traces
 
 
 def test_metadata_travels_on_request(codec):
@@ -158,5 +161,5 @@ def test_bad_arguments_are_refused(codec, pixels, quality, rule):
 def test_models_are_found_by_path_and_refused_by_name(codec, tmp_path):
     save_model(tmp_path / "mine.safetensors", codec.model)
     assert codec_module.Codec.load(tmp_path / "mine.safetensors").model.digest == codec.model.digest
-    with pytest.raises(CheckpointError, match="nothing-like-it"):
+    with pytest.raises(ModelError, match="nothing-like-it"):
         codec_module.Codec.load("nothing-like-it")

@@ -10,6 +10,7 @@ from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 
 pytest.importorskip("tensorflow_compression_ops")
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
+from ltchm_jax.entropy.range_coder import RangeCoderError
 
 CHANNELS, FEATURES = 16, 8
 
@@ -34,7 +35,8 @@ def _latents(shape, kind="laplace", log_scale=-1.0, model=entropy_model.paramete
 
 
 def _decode(coder, coded, z, y, psi):
-    return coder.decode(coded, z.shape, y.shape, lambda z: psi)
+    z, y = coder.decode([coded], z.shape, y.shape, lambda z: psi)
+    return z[0], y[0]
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
@@ -47,6 +49,29 @@ def test_decode_equals_encode(shape, kind):
     assert z_hat.dtype == y_hat.dtype == np.int32
     np.testing.assert_array_equal(z_hat, z)
     np.testing.assert_array_equal(y_hat, y)
+
+
+@pytest.mark.parametrize("streams", [2, 5])
+def test_streams_decoded_together_are_those_decoded_alone(streams):
+    z, y, psi = _latents((7, 9))
+    coder = _coder()
+    turned = [(z * (-1) ** i, np.roll(y, i, axis=1), psi + 0.1 * i) for i in range(streams)]
+    coded = [coder.encode(*latents) for latents in turned]
+    given = iter([psi for _, _, psi in turned])
+    z_hat, y_hat = coder.decode(coded, z.shape, y.shape, lambda z: next(given))
+    np.testing.assert_array_equal(z_hat, [z for z, _, _ in turned])
+    np.testing.assert_array_equal(y_hat, [y for _, y, _ in turned])
+
+
+def test_the_bad_one_of_several_streams_is_named():
+    z, y, psi = _latents((3, 4))
+    coder = _coder()
+    good = coder.encode(z, y, psi)
+    with pytest.raises(RangeCoderError) as caught:
+        coder.decode(
+            [good, good, CodedLatents(good.payload, ((y.size * 8, 0),))], z.shape, y.shape, lambda z: psi
+        )
+    assert caught.value.stream == 2
 
 
 def test_without_context_blocks_of_positions_decode_at_once():
@@ -73,8 +98,8 @@ def test_ideal_bits_are_the_bits_of_the_float_model():
     v = entropy_model.variables(0, CHANNELS, FEATURES, -1.0)
     positions = np.indices((4, 5)).reshape(2, -1).T
     with wavefront.float64():
-        latent, psi_x64 = jax.numpy.asarray(wavefront.padded_latent(y)), jax.numpy.asarray(psi)
-        mixtures = wavefront.mixtures_at(entropy_model.parameters, v, latent, psi_x64, positions)
+        taps, psi_at = wavefront.gather(wavefront.padded_latent(y[None]), psi[None], positions, 20)
+        mixtures = entropy_model.parameters(v, taps.astype(np.float64), psi_at)
     means, scales, weights = (np.asarray(a) for a in mixtures)
     distance = np.abs(y.reshape(20, CHANNELS, 1) - means)
     cdf = lambda t: np.where(t < 0, 0.5 * np.exp(np.minimum(t, 0)), 1 - 0.5 * np.exp(-np.maximum(t, 0)))  # noqa: E731

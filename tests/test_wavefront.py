@@ -57,33 +57,39 @@ def test_passes_in_turn_and_at_once_agree_with_a_direct_evaluation():
     rng = np.random.default_rng(0)
     v = entropy_model.variables(1, channels, 3, log_scale=0.0)
     y, psi = rng.integers(-3, 4, (height, width, channels)), rng.normal(size=(height, width, 3))
+    latent = wavefront.padded_latent(y[None])
+    at = np.concatenate(wavefront.scan_order(height, width, context=True))
+    gathered = wavefront.gather(latent, psi[None], at, 32)
     with wavefront.float64():
-        latent, psi = jnp.asarray(wavefront.padded_latent(y)), jnp.asarray(psi)
-        at = jnp.asarray(np.concatenate(wavefront.scan_order(height, width, context=True)))
-        at_once = jax.jit(functools.partial(wavefront.grid_values_at, entropy_model.parameters))
+        at_once = jax.jit(functools.partial(wavefront.grid_values_of, entropy_model.parameters))
         in_turn = jax.jit(functools.partial(wavefront.grid_values_in_turn, entropy_model.parameters))
-        together = np.asarray(at_once(v, latent, psi, at))
-        serial = np.asarray(in_turn(v, latent, psi, at, 20))
+        together = np.asarray(at_once(v, *gathered))
+        serial = np.asarray(in_turn(v, *gathered, 20))
         np.testing.assert_allclose(serial[:, :20], together[:, :20], rtol=1e-11, atol=1e-9)
         assert not serial[:, 20:].any()
         # Directly: the taps of one position picked by hand.
         row, column = 3, 2
-        slot = int(np.flatnonzero((np.asarray(at) == (row, column)).all(1))[0])
-        window = wavefront.padded_latent(y)[row : row + 3, column : column + 5].reshape(15, channels)
-        taps = jnp.asarray(window[None, :12])
+        slot = int(np.flatnonzero((at == (row, column)).all(1))[0])
+        window = latent[0, row : row + 3, column : column + 5].reshape(15, channels)
+        taps = jnp.asarray(window[None, :12], jnp.float64)
         means, _, _ = entropy_model.parameters(v, taps, psi[row, column][None])
         np.testing.assert_allclose(together[:3, slot], np.asarray(means)[0].T * 1024, rtol=1e-11, atol=1e-9)
 
 
-def test_the_decoder_step_writes_what_is_known_and_drops_the_padding():
-    v = entropy_model.variables(1, 2, 3, log_scale=0.0)
-    step = functools.partial(wavefront.decoder_step, entropy_model.parameters, False)
-    with wavefront.float64():
-        latent, psi = jnp.zeros((6, 9, 2)), jnp.zeros((4, 5, 3))
-        known = np.array([[1, 0], [0, 3], [4, 4]], np.int32)
-        symbols = np.array([[1, 2], [3, 4], [5, 6]], np.int32)
-        latent, values = step(v, latent, psi, known, symbols, np.zeros((3, 2), np.int32), 3)
-    want = np.zeros((4, 5, 2))
-    want[1, 0], want[0, 3] = (1, 2), (3, 4)
-    np.testing.assert_array_equal(latent, wavefront.padded_latent(want))
-    assert values.shape == (8, 3, 2)
+def test_several_latents_are_gathered_one_after_the_other():
+    rng = np.random.default_rng(1)
+    y, psi = rng.integers(-3, 4, (2, 4, 5, 3)), rng.normal(size=(2, 4, 5, 6))
+    latent, at = wavefront.padded_latent(y), np.array([[0, 0], [3, 4]], np.int32)
+    taps, psi_at = wavefront.gather(latent, psi, at, 8)
+    for i in range(2):
+        alone = wavefront.gather(latent[i : i + 1], psi[i : i + 1], at, 2)
+        np.testing.assert_array_equal(taps[2 * i : 2 * i + 2], alone[0])
+        np.testing.assert_array_equal(psi_at[2 * i : 2 * i + 2], alone[1])
+    assert not taps[4:].any()
+    assert not psi_at[4:].any()
+
+
+def test_few_sizes_of_step_are_compiled_and_none_is_much_too_large():
+    sizes = [wavefront.step_size(most) for most in range(1, 400)]
+    assert all(most <= size <= max(16, 1.5 * most) for most, size in enumerate(sizes, 1))
+    assert len(set(sizes)) < 12

@@ -46,7 +46,16 @@ def blend_rows(grid: Grid, blocks: Iterable[np.ndarray], window: Rect | None = N
 
 def blend(grid: Grid, blocks: Iterable[np.ndarray], window: Rect | None = None) -> np.ndarray:
     """`blend_rows` in one array `[height, width, bands]`."""
-    return np.concatenate(list(blend_rows(grid, blocks, window)))
+    window = grid.whole if window is None else window
+    out: np.ndarray | None = None
+    top = 0
+    for band in blend_rows(grid, blocks, window):
+        if out is None:
+            out = np.empty((window.height, window.width, band.shape[2]), band.dtype)
+        out[top : top + len(band)] = band
+        top += len(band)
+    assert out is not None  # a window has at least one row
+    return out
 
 
 def _join(grid: Grid, cols: range, supply: Iterator[np.ndarray]) -> np.ndarray:

@@ -15,7 +15,7 @@ from ltchm_jax.entropy.range_coder import RangeCoderError
 DISTANCE = 2.0**-24
 RELATIVE_DISTANCE = 2.0**-37
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 Guards = tuple[tuple[int, int], ...]  # (index of the value in the latent, side 0 or 1), indices rising
 
 

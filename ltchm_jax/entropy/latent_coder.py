@@ -1,8 +1,10 @@
 """Latents to bytes and back: z through the factorised prior, then y through its mixtures, in one stream."""
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +34,12 @@ class CodedLatents:
     guards: Guards
 
 
+# witness(stream, int64 [3K - 1, P, M]) sees the snapped parameters of P positions, in coding order.
+Witness = Callable[[int, np.ndarray], None]
+
+
 class LatentCoder:
-    """Codes pairs of integer latents with one model; compiles its functions once for every latent size."""
+    """Codes pairs of integer latents with one model; compiles a function for each of a few sizes of step."""
 
     def __init__(
         self,
@@ -53,17 +59,20 @@ class LatentCoder:
           context: whether `parameters` looks at its taps.
         """
         self._variables, self._z_tables, self._kind, self._context = variables, z_tables, kind, context
-        self._values = jax.jit(functools.partial(wavefront.grid_values_at, parameters))
-        self._bits = jax.jit(functools.partial(_bits_at, parameters, kind))
-        self._step = functools.cache(functools.partial(wavefront.compiled_decoder_step, parameters))
+        self._values = jax.jit(functools.partial(wavefront.grid_values_of, parameters))
+        self._bits = jax.jit(functools.partial(_bits_of, parameters, kind))
+        self._step = functools.cache(functools.partial(wavefront.compiled_step, parameters))
 
-    def encode(self, z: np.ndarray, y: np.ndarray, psi: jax.Array) -> CodedLatents:
+    def encode(
+        self, z: np.ndarray, y: np.ndarray, psi: np.ndarray, witness: Witness | None = None
+    ) -> CodedLatents:
         """Codes z, then y given z.
 
         Args:
           z: int [h, w, C].
           y: int [H, W, M].
           psi: float64 [H, W, F], what the hyper-synthesis makes of z.
+          witness: is shown all integers on which the code of y depends.
 
         Raises:
           ValueError: for symbols outside +-SYMBOL_LIMIT (clip them first), or parameters that are not finite.
@@ -74,99 +83,137 @@ class LatentCoder:
         recorder = _Recorder(z.ravel(), np.zeros(z.size, np.int16))
         walk(PmfModel(self._z_tables, _channels(z.shape)), recorder)
         encoder.encode(*recorder.in_order())
-        guards = [self._encode_steps(encoder, y, *group) for group in self._passes(self._values, y, psi)]
+        guards: list[Guards] = []
+        for steps, values in self._passes(self._values, y, psi):
+            positions = np.concatenate(steps)
+            grid = np.asarray(values)[:, : len(positions)]
+            listed, sides = find_guards(grid)
+            guards.append(entries(listed, sides, len(grid), positions, y.shape))
+            snapped = snap(grid, listed, sides)
+            if witness:
+                witness(0, snapped)
+            encoder.encode(*self._decisions(y, steps, snapped))
         return CodedLatents(encoder.finish(), tuple(sorted(itertools.chain(*guards))))
 
-    def _encode_steps(
-        self, encoder: range_coder.Encoder, y: np.ndarray, steps: list[np.ndarray], values: jax.Array
-    ) -> Guards:
-        """Codes the symbols of some steps; returns their guards."""
+    def _decisions(
+        self, y: np.ndarray, steps: list[np.ndarray], snapped: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and bits of the symbols of some steps, in the order in which a decoder asks."""
         positions = np.concatenate(steps)
-        flat_values = np.asarray(values)[:, : len(positions)].reshape(len(values), -1)
-        listed, sides = find_guards(flat_values)
-        mixtures = Mixtures.from_snapped(snap(flat_values, listed, sides), self._kind)
         symbols = y[positions[:, 0], positions[:, 1]].ravel()
         step_of = np.repeat(np.arange(len(steps), dtype=np.int16), [len(s) * y.shape[2] for s in steps])
         recorder = _Recorder(symbols, step_of)
-        walk(MixtureModel(mixtures), recorder)
-        encoder.encode(*recorder.in_order())
-        return entries(listed, sides, len(flat_values), positions, (y.shape[0], y.shape[1], y.shape[2]))
+        walk(self._mixtures(snapped), recorder)
+        return recorder.in_order()
+
+    def _mixtures(self, snapped: np.ndarray) -> MixtureModel:
+        """The model of n symbols, from int64 [3K - 1, ...] with n values in each plane."""
+        return MixtureModel(Mixtures.from_snapped(snapped.reshape(len(snapped), -1), self._kind))
 
     def _passes(
-        self, function: Callable, y: np.ndarray, psi: jax.Array
+        self, function: Callable[..., jax.Array], y: np.ndarray, psi: np.ndarray
     ) -> Iterator[tuple[list[np.ndarray], jax.Array]]:
         """Groups of steps and what `function` gives for them; the next group is computed in the meantime."""
         steps = wavefront.scan_order(y.shape[0], y.shape[1], self._context)
-        size = wavefront.chunk_size(steps)
-        with wavefront.float64():
-            latent, psi = jnp.asarray(wavefront.padded_latent(y)), jnp.asarray(psi, jnp.float64)
+        size, latent = wavefront.chunk_size(steps), wavefront.padded_latent(y[None])
         waiting: list[tuple[list[np.ndarray], jax.Array]] = []
         for group in wavefront.chunks(steps):
+            gathered = wavefront.gather(latent, psi[None], np.concatenate(group), size)
             with wavefront.float64():
-                positions = wavefront.padded(np.concatenate(group), size)
-                waiting.append((group, function(self._variables, latent, psi, positions)))
+                waiting.append((group, function(self._variables, *gathered)))
             if len(waiting) == 2:
                 yield waiting.pop(0)
         yield from waiting
 
-    def ideal_bits(self, y: np.ndarray, psi: jax.Array) -> float:
+    def ideal_bits(self, y: np.ndarray, psi: np.ndarray) -> float:
         """-sum log2 p(y) of the float model, before any snapping; y int [H, W, M], psi float64 [H, W, F]."""
-        total = 0.0
-        for group, bits in self._passes(self._bits, y, psi):
-            total += float(np.asarray(bits)[: sum(map(len, group))].sum())
+        steps = wavefront.scan_order(y.shape[0], y.shape[1], self._context)
+        latent, total = wavefront.padded_latent(y[None]), 0.0
+        for group in wavefront.chunks(steps):
+            positions = np.concatenate(group)
+            gathered = wavefront.gather(latent, psi[None], positions, len(positions))
+            with wavefront.float64():
+                symbols = y[positions[:, 0], positions[:, 1]].astype(np.float64)
+                total += float(np.asarray(self._bits(self._variables, *gathered, symbols)).sum())
         return total
 
     def decode(
         self,
-        coded: CodedLatents,
+        coded: Sequence[CodedLatents],
         z_shape: Shape,
         y_shape: Shape,
-        hyper_synthesis: Callable[[np.ndarray], jax.Array],
+        hyper_synthesis: Callable[[np.ndarray], np.ndarray],
+        witness: Witness | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The latents that were encoded.
+        """The latents that were encoded, of B streams of one shape: step by step, all streams in each step.
 
         Args:
-          coded: what `encode` returned.
+          coded: what `encode` returned, B times.
           z_shape, y_shape: (h, w, C) and (H, W, M). Time and memory depend on them alone, whatever the bytes.
           hyper_synthesis: from z, int32 [h, w, C], to psi, float64 [H, W, F].
+          witness: see `encode`; both show the same for the same stream.
 
         Returns:
-          z int32 [h, w, C] and y int32 [H, W, M]. Corrupt bytes mostly give wrong latents and no error, so
-          the caller needs a checksum.
+          z int32 [B, h, w, C] and y int32 [B, H, W, M]. Corrupt bytes mostly give wrong latents and no error,
+          so the caller needs a checksum.
 
         Raises:
-          RangeCoderError: if the bytes decode to impossible symbols or do not end where they should, or a
-            guard lies outside y.
+          RangeCoderError: if the bytes of a stream decode to impossible symbols or do not end where they
+            should, or a guard lies outside y.
         """
-        decoder = range_coder.Decoder(coded.payload)
-        decide = _answers_from(decoder)
-        z = _checked("z", walk(PmfModel(self._z_tables, _channels(z_shape)), decide)).reshape(z_shape)
-        y = self._decode_y(decide, y_shape, hyper_synthesis(z), coded.guards)
-        decoder.finish()
+        decoders = [range_coder.Decoder(c.payload) for c in coded]
+        channels = _channels((len(coded), *z_shape))
+        symbols = walk(PmfModel(self._z_tables, channels), _answers_from(decoders, math.prod(z_shape)))
+        z = _checked("z", symbols.reshape(len(coded), *z_shape))
+        psi = np.stack([hyper_synthesis(one) for one in z])
+        y = self._decode_y(decoders, [c.guards for c in coded], y_shape, psi, witness)
+        for i, decoder in enumerate(decoders):
+            with _of_stream(i):
+                decoder.finish()
         return z, y
 
-    def _decode_y(self, decide: Decide, shape: Shape, psi: jax.Array, guards: Guards) -> np.ndarray:
-        steps = wavefront.scan_order(shape[0], shape[1], self._context)
-        size = wavefront.step_size(steps)
-        evaluate, guard_list = self._step(size), GuardList(guards, steps, shape)
-        y = np.zeros(shape, np.int32)
-        known, symbols = np.full((size, 2), shape[0], np.int32), np.zeros((size, shape[2]), np.int32)
-        with wavefront.float64():
-            # Made by JAX: the step takes its buffer over, which must not be one that NumPy owns.
-            latent = jnp.zeros((shape[0] + 2, shape[1] + 4, shape[2]), jnp.float64)
-            psi = jnp.asarray(psi, jnp.float64)
-            for i, step in enumerate(steps):
-                n, positions = len(step), wavefront.padded(step, size)
-                last = known.copy(), symbols.copy()  # JAX may read them where they lie
-                latent, grid = evaluate(self._variables, latent, psi, *last, positions, n)
-                values = np.asarray(grid)[:, :n].reshape(len(grid), -1)
-                mixtures = Mixtures.from_snapped(
-                    snap(values, *guard_list.of_step(i, len(values))), self._kind
-                )
-                decoded = _checked("y", walk(MixtureModel(mixtures), decide)).reshape(n, -1)
-                known[:n], known[n:], symbols[:n] = step, shape[0], decoded
-                y[step[:, 0], step[:, 1]] = decoded
-        return y
+    def _decode_y(
+        self,
+        decoders: list[range_coder.Decoder],
+        guards: list[Guards],
+        shape: Shape,
+        psi: np.ndarray,
+        witness: Witness | None,
+    ) -> np.ndarray:
+        steps, streams = wavefront.scan_order(shape[0], shape[1], self._context), len(decoders)
+        lists = [GuardList(g, steps, shape) for g in guards]
+        size = wavefront.step_size(streams * max(map(len, steps)))
+        evaluate, latent = self._step(size), wavefront.padded_latent(np.zeros((streams, *shape), np.int32))
+        for i, step in enumerate(steps):
+            count = streams * len(step)
+            gathered = wavefront.gather(latent, psi, step, size)
+            with wavefront.float64():
+                values = np.asarray(evaluate(self._variables, *gathered, count))[:, :count]
+            values = values.reshape(len(values), streams, len(step), shape[2])
+            snapped = np.stack([_snapped(values[:, b], lists[b], i, b) for b in range(streams)], axis=1)
+            if witness:
+                for b in range(streams):
+                    witness(b, snapped[:, b])
+            decide = _answers_from(decoders, len(step) * shape[2])
+            symbols = walk(self._mixtures(snapped), decide).reshape(streams, len(step), -1)
+            latent[:, step[:, 0] + 2, step[:, 1] + 2] = _checked("y", symbols)
+        return latent[:, 2:, 2:-2]
+
+
+def _snapped(values: np.ndarray, guards: GuardList, step: int, stream: int) -> np.ndarray:
+    """int64 [3K - 1, P, M]: the grid values of a step of one stream, as its encoder rounded them."""
+    with _of_stream(stream):
+        return snap(values, *guards.of_step(step, len(values)))
+
+
+@contextlib.contextmanager
+def _of_stream(number: int) -> Iterator[None]:
+    """Notes in a RangeCoderError which stream it is about."""
+    try:
+        yield
+    except RangeCoderError as error:
+        error.stream = number
+        raise
 
 
 class _Recorder:
@@ -189,9 +236,15 @@ class _Recorder:
         return indices[order], bits[order]
 
 
-def _answers_from(decoder: range_coder.Decoder) -> Decide:
-    """A `Decide` that reads the answers from a stream."""
-    return lambda indices, rows, question: decoder.decode(indices)
+def _answers_from(decoders: list[range_coder.Decoder], count: int) -> Decide:
+    """A `Decide` that reads the answers about `count` symbols from each stream in turn."""
+    ends = count * np.arange(1, len(decoders))
+
+    def decide(indices: np.ndarray, rows: np.ndarray, question: Question) -> np.ndarray:
+        parts = np.split(indices, np.searchsorted(rows, ends))
+        return np.concatenate([d.decode(part) for d, part in zip(decoders, parts, strict=True)])
+
+    return decide
 
 
 def check_symbols(name: str, symbols: np.ndarray) -> None:
@@ -203,25 +256,29 @@ def check_symbols(name: str, symbols: np.ndarray) -> None:
 
 
 def _checked(name: str, symbols: np.ndarray) -> np.ndarray:
-    if np.abs(symbols).max() > SYMBOL_LIMIT:
-        raise RangeCoderError(f"{name} decodes to a symbol outside +-{SYMBOL_LIMIT}: the payload is corrupt")
+    """int32 symbols [B, ...] of B streams, none out of range."""
+    bad = np.abs(symbols).reshape(len(symbols), -1).max(axis=1) > SYMBOL_LIMIT
+    if bad.any():
+        with _of_stream(int(bad.argmax())):
+            raise RangeCoderError(
+                f"{name} decodes to a symbol outside +-{SYMBOL_LIMIT}: the payload is corrupt"
+            )
     return symbols.astype(np.int32)
 
 
 def _channels(shape: tuple[int, ...]) -> np.ndarray:
-    """int64 [h w C], the channel of each symbol in raster order."""
-    return np.tile(np.arange(shape[2]), shape[0] * shape[1])
+    """int64 [n], the channel of each symbol of an array of this shape [..., C], in raster order."""
+    return np.tile(np.arange(shape[-1]), math.prod(shape[:-1]))
 
 
-def _bits_at(
+def _bits_of(
     parameters: wavefront.Parameters,
     kind: str,
     variables: Any,
-    latent: jax.Array,
+    taps: jax.Array,
     psi: jax.Array,
-    positions: jax.Array,
+    symbols: jax.Array,
 ) -> jax.Array:
-    """float64 [P, M], the ideal code lengths at some positions."""
-    means, scales, weights = wavefront.mixtures_at(parameters, variables, latent, psi, positions)
-    y = latent[positions[:, 0] + 2, positions[:, 1] + 2]
-    return mixture_bits(y, means, scales, jnp.log(weights), kind)
+    """float64 [P, M], the ideal code lengths of the symbols float64 [P, M] at P gathered positions."""
+    means, scales, weights = parameters(variables, taps.astype(jnp.float64), psi)
+    return mixture_bits(symbols, means, scales, jnp.log(weights), kind)

@@ -16,7 +16,9 @@ from ltchm_jax.entropy import tables
 
 
 class RangeCoderError(ValueError):
-    """A payload that the coder cannot have written."""
+    """A payload that the coder cannot have written; `stream` is its number among those decoded together."""
+
+    stream = 0
 
 
 @functools.cache

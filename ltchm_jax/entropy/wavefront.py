@@ -8,12 +8,12 @@ The context of a position is a 5x5 causal window (12 taps: two rows above, two c
 
 so all positions with equal t = column + 3 row depend only on smaller t and can be processed at once: a latent
 of H x W takes W + 3 (H - 1) steps instead of H W. The encoder knows all of y and evaluates many steps in
-one pass. The decoder evaluates one step at a time. Both go through `grid_values_at`, and snapping hides
-the noise in which they differ, so they agree.
+one pass. The decoder evaluates one step at a time, of several latents at once. Both go through
+`grid_values_of`, and snapping hides the noise in which they differ, so they agree. What a position reads is
+gathered on the host: what is compiled then depends on no picture's size, and no latent is copied for a step.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +59,11 @@ def scan_order(height: int, width: int, context: bool) -> list[np.ndarray]:
     return np.split(positions[order], np.flatnonzero(np.diff(t[order])) + 1)
 
 
+def longest_step(height: int, width: int) -> int:
+    """Positions of the largest step of an H x W latent with context."""
+    return min(height, -(-width // 3))
+
+
 def chunks(steps: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """Groups consecutive steps so that a group has at most `chunk_size(steps)` positions."""
     size, count = chunk_size(steps), 0
@@ -78,98 +83,80 @@ def chunk_size(steps: list[np.ndarray]) -> int:
     return max(largest, min(CHUNK, 1 << (total - 1).bit_length()))
 
 
-def step_size(steps: list[np.ndarray]) -> int:
-    """Positions of a padded step: a multiple of 8, as matrix products with 8 rows are faster than with 6."""
-    return -(-max(map(len, steps)) // 8) * 8
-
-
-def padded(positions: np.ndarray, size: int) -> np.ndarray:
-    """int32 [size, 2]: positions, then (0, 0) up to `size`, whose outcome nobody reads."""
-    return np.concatenate([positions, np.zeros((size - len(positions), 2), np.int32)])
+def step_size(most: int) -> int:
+    """Positions of a padded step of up to `most`: a multiple of 8, and one of few, as each is compiled."""
+    size = 8
+    while size < most:
+        size += 8 if size < 32 else 16 if size < 64 else size // 2
+    return size
 
 
 def padded_latent(y: np.ndarray) -> np.ndarray:
-    """float64 [H + 2, W + 4, M]: y with the zeros that the taps find outside the latent."""
-    return np.pad(np.asarray(y, np.float64), ((2, 0), (2, 2), (0, 0)))
+    """int32 [..., H + 2, W + 4, M]: y [..., H, W, M] with the zeros that the taps find outside the latent."""
+    outside = [(0, 0)] * (y.ndim - 3) + [(2, 0), (2, 2), (0, 0)]
+    return np.pad(y.astype(np.int32), outside)
 
 
-def mixtures_at(
-    parameters: Parameters, variables: Any, latent: jax.Array, psi: jax.Array, positions: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Means, scales and weights at some positions, from a padded latent in which their taps are known.
+def gather(
+    latent: np.ndarray, psi: np.ndarray, positions: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the entropy model reads at some positions of B latents of one shape.
 
     Args:
-      latent: float64 [H + 2, W + 4, M]; psi: float64 [H, W, F]; positions: int32 [P, 2].
+      latent: int32 [B, H + 2, W + 4, M], padded, the taps of the positions known; psi: float64 [B, H, W, F].
+      positions: int32 [P, 2]; size: rows of the result, at least B P, those beyond are zero.
+
+    Returns:
+      taps int32 [size, 12, M] and psi float64 [size, F], latent by latent.
     """
+    rows, columns = positions.T
     at = positions[:, None] + (TAPS + 2)[None]  # [P, 12, 2]
-    taps = latent[at[..., 0], at[..., 1]]  # [P, 12, M]
-    return parameters(variables, taps, psi[positions[:, 0], positions[:, 1]])
+    taps = latent[:, at[..., 0], at[..., 1]].reshape(-1, len(TAPS), latent.shape[-1])
+    psi = psi[:, rows, columns].reshape(-1, psi.shape[-1])
+    return _filled_up(taps, size), _filled_up(psi, size)
 
 
-def grid_values_at(
-    parameters: Parameters, variables: Any, latent: jax.Array, psi: jax.Array, positions: jax.Array
-) -> jax.Array:
-    """float64 [3K - 1, P, M], `snapping.grid_values` of `mixtures_at`."""
-    return grid_values(*mixtures_at(parameters, variables, latent, psi, positions))
+def _filled_up(rows: np.ndarray, size: int) -> np.ndarray:
+    out = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    out[: len(rows)] = rows
+    return out
+
+
+def grid_values_of(parameters: Parameters, variables: Any, taps: jax.Array, psi: jax.Array) -> jax.Array:
+    """float64 [3K - 1, P, M], `snapping.grid_values` of the mixtures at P gathered positions."""
+    return grid_values(*parameters(variables, taps.astype(jnp.float64), psi))
 
 
 def grid_values_in_turn(
-    parameters: Parameters,
-    variables: Any,
-    latent: jax.Array,
-    psi: jax.Array,
-    positions: jax.Array,
-    count: jax.Array,
+    parameters: Parameters, variables: Any, taps: jax.Array, psi: jax.Array, count: jax.Array
 ) -> jax.Array:
-    """`grid_values_at` the first `count` of the positions, one after the other; the rest is zero.
+    """`grid_values_of` the first `count` of the positions, one after the other; the rest is zero.
 
     On a CPU a few matrix-vector products, which read the weights where they lie, take half the time of one
     matrix product with as few rows, which copies them first.
     """
 
     def at(i: jax.Array) -> jax.Array:
-        one = jax.lax.dynamic_slice_in_dim(positions, i, 1)
-        return grid_values_at(parameters, variables, latent, psi, one)
+        one = (jax.lax.dynamic_slice_in_dim(rows, i, 1) for rows in (taps, psi))
+        return grid_values_of(parameters, variables, *one)
 
     like = jax.eval_shape(at, count)
-    out = jnp.zeros((like.shape[0], len(positions), like.shape[2]), like.dtype)
+    out = jnp.zeros((like.shape[0], len(taps), like.shape[2]), like.dtype)
     return jax.lax.fori_loop(
         0, count, lambda i, out: jax.lax.dynamic_update_slice_in_dim(out, at(i), i, 1), out
     )
 
 
-def decoder_step(
-    parameters: Parameters,
-    in_turn: bool,
-    variables: Any,
-    latent: jax.Array,
-    psi: jax.Array,
-    known: jax.Array,
-    symbols: jax.Array,
-    positions: jax.Array,
-    count: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Writes the symbols of the last step into the padded latent, and evaluates the next step.
+def compiled_step(parameters: Parameters, size: int) -> Callable[..., jax.Array]:
+    """(variables, taps, psi, count) -> grid values of a decoder's step, for up to `size` positions."""
+    if jax.default_backend() != "cpu":
+        return jax.jit(lambda variables, taps, psi, count: grid_values_of(parameters, variables, taps, psi))
+    in_turn = size <= 8
 
-    Args:
-      in_turn: evaluate one position after the other.
-      known: int32 [P, 2], where the symbols belong; rows beyond the latent are dropped.
-      symbols: int32 [P, M].
-      positions, count: int32 [P, 2] and how many of them are meant.
+    def step(variables: Any, taps: jax.Array, psi: jax.Array, count: jax.Array) -> jax.Array:
+        if in_turn:
+            return grid_values_in_turn(parameters, variables, taps, psi, count)
+        return grid_values_of(parameters, variables, taps, psi)
 
-    Returns:
-      The latent (its buffer is reused) and the float64 [3K - 1, P, M] grid values of the next step.
-    """
-    latent = latent.at[known[:, 0] + 2, known[:, 1] + 2].set(symbols.astype(latent.dtype), mode="drop")
-    if in_turn:
-        return latent, grid_values_in_turn(parameters, variables, latent, psi, positions, count)
-    return latent, grid_values_at(parameters, variables, latent, psi, positions)
-
-
-def compiled_decoder_step(parameters: Parameters, size: int) -> Callable:
-    """`decoder_step` for steps of `size` positions, compiled to run on the default device."""
-    on_cpu = jax.default_backend() == "cpu"
     # Steps are too small to share among threads.
-    options = {"xla_cpu_multi_thread_eigen": False} if on_cpu else None
-    step = functools.partial(decoder_step, parameters, on_cpu and size <= 8)
-    return jax.jit(step, donate_argnums=1, compiler_options=options)
+    return jax.jit(step, compiler_options={"xla_cpu_multi_thread_eigen": size >= 64})

@@ -182,6 +182,12 @@ class DAM(nn.Module):
         return x + nn.sigmoid(Conv(x.shape[-1], 1, name="mask")(mask)) * trunk
 
     def _stacked_variables(self, unit: ResidualUnit, channels: int) -> dict:
+        collections = ("params", "batch_stats") if self.norm == "batch" else ("params",)
+        if self.has_variable(
+            "params", "branches"
+        ):  # a module traces initial values even where it has its own
+            return {name: self.get_variable(name, "branches") for name in collections}
+
         def init(key: Array, collection: str) -> dict:
             keys = jax.random.split(key, (BRANCHES, UNITS))
             return jax.vmap(jax.vmap(lambda key: unit.init(key, jnp.zeros((1, 3, 3, channels)))[collection]))(

@@ -87,6 +87,11 @@ def depthwise_conv2d(x: Array, kernel: Array) -> Array:
     Shifted multiply-adds: on CPU some 40 times faster than a grouped convolution, and one fused loop
     elsewhere. The gradient is written out, because the derived one takes minutes to compile for 7 x 7.
     """
+    return _sum_of_shifts(x, kernel)
+
+
+@jax.jit  # traced once for each shape, not at each of forty calls
+def _sum_of_shifts(x: Array, kernel: Array) -> Array:
     size = kernel.shape[1]
     taps = kernel[:, :, :, None, None, :]  # [B or 1, k, k, 1, 1, C]
     padded = _pad_sides(x, size // 2)

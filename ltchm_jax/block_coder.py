@@ -1,0 +1,141 @@
+"""Blocks of pixels to entropy-coded blocks and back, with one model.
+
+Transforms in float32 on any device, the entropy model in float64, integers from there on (see `entropy`).
+"""
+
+import functools
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ltchm_jax.bitstream import Block, Malformed
+from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
+from ltchm_jax.entropy.range_coder import RangeCoderError
+from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
+from ltchm_jax.entropy.wavefront import float64
+from ltchm_jax.model import LTCHM, Mixture, padded_size
+from ltchm_jax.model_file import Model
+
+QUALITY_STEPS = 256  # a stream keeps the quality in steps of 1/256
+
+
+class BlockCoder:
+    """A model's transforms and its entropy coder; functions compile once for each shape of block.
+
+    `quality` is in steps of 1/256 throughout. Blocks take turns on the devices of this process by `number`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.devices = model, jax.local_devices()
+        self._apply: Any = LTCHM(model.config).apply
+        self._placed = functools.cache(lambda i: jax.device_put(model.variables, self.devices[i]))
+        with float64():
+            wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
+            self._wide = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), {"params": wide})
+        self._analyse, self._synthesise = jax.jit(self._analysis), jax.jit(self._synthesis)
+        self._hyper = jax.jit(self._hyper_synthesis)
+        self.entropy = LatentCoder(
+            self._entropy_parameters,
+            self._wide,
+            model.z_tables,
+            model.config.mixture,
+            model.config.context == "masked",
+        )
+
+    def analyse(self, number: int, pixels: np.ndarray, quality: int) -> tuple[jax.Array, jax.Array]:
+        """Latents of a block, still being computed when this returns.
+
+        Args:
+          number: of the block.
+          pixels: uint8 [h, w, bands], padded here by its edges; a single band is repeated into all.
+
+        Returns:
+          y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C], H and W the next multiples of 64, clipped to
+          +-SYMBOL_LIMIT.
+        """
+        height, width = pixels.shape[:2]
+        padded = np.pad(
+            pixels, [(0, padded_size(height) - height), (0, padded_size(width) - width), (0, 0)], "edge"
+        )
+        bands = np.broadcast_to(padded, (*padded.shape[:2], self.model.config.bands))
+        return self._analyse(self._variables_on(number), bands, self.rate(quality))
+
+    def synthesise(self, number: int, y: np.ndarray, quality: int) -> jax.Array:
+        """uint8 [H, W, bands] of y int32 [H/16, W/16, M], still being computed when this returns."""
+        return self._synthesise(self._variables_on(number), y, self.rate(quality))
+
+    def latents(self, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
+        """`analyse` on the first device, waited for."""
+        y, z = jax.device_get(self.analyse(0, pixels, quality))
+        return y, z
+
+    def encode(self, y: jax.Array, z: jax.Array, quality: int) -> Block:
+        """Codes the latents that `analyse` gave."""
+        symbols, hyper = np.asarray(y), np.asarray(z)
+        coded = self.entropy.encode(hyper, symbols, self.psi(hyper, quality))
+        return Block(coded.payload, latents_crc(hyper, symbols), coded.guards)
+
+    def decode(
+        self, blocks: Sequence[Block], numbers: Sequence[int], shape: tuple[int, int], quality: int
+    ) -> np.ndarray:
+        """y int32 [B, H/16, W/16, M] of B blocks of one shape, height and width in pixels.
+
+        Raises:
+          Malformed: a payload can't be decoded.
+          LatentsMismatch: it decodes to other latents than were encoded.
+        """
+        config, (rows, columns) = self.model.config, latent_shape(*shape)
+        z_shape, y_shape = (rows // 4, columns // 4, config.width), (rows, columns, config.latent_channels)
+        coded = [CodedLatents(block.payload, block.guards) for block in blocks]
+        try:
+            z, y = self.entropy.decode(coded, z_shape, y_shape, lambda z: self.psi(z, quality))
+        except RangeCoderError as error:
+            raise Malformed(f"block {numbers[error.stream]} can't be decoded: {error}") from error
+        for i, block in enumerate(blocks):
+            block.check_latents(latents_crc(z[i], y[i]))
+        return y
+
+    def rate(self, quality: int) -> np.ndarray:
+        """float32 [1]: the quality as the model takes it."""
+        return np.array([quality / QUALITY_STEPS], np.float32)
+
+    def _variables_on(self, number: int) -> Any:
+        return self._placed(number % len(self.devices))
+
+    def psi(self, z: np.ndarray, quality: int) -> np.ndarray:
+        """float64 [H/16, W/16, 2C] of z int32 [H/64, W/64, C], the same within 1e-12 on every machine."""
+        with float64():
+            return np.asarray(self._hyper(self._wide, z, self.rate(quality)))
+
+    def _analysis(
+        self, variables: dict, pixels: jax.Array, quality: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        x = pixels.astype(jnp.float32)[None] / 255
+        latents = self._apply(variables, x, quality, method="analyse")
+        limit = float(SYMBOL_LIMIT)
+        y, z = (jnp.round(jnp.clip(jnp.nan_to_num(v[0]), -limit, limit)).astype(jnp.int32) for v in latents)
+        return y, z
+
+    def _synthesis(self, variables: dict, y: jax.Array, quality: jax.Array) -> jax.Array:
+        x_hat = self._apply(variables, y.astype(jnp.float32)[None], quality, method="synthesise")[0]
+        return jnp.round(255 * jnp.clip(x_hat, 0, 1)).astype(jnp.uint8)
+
+    def _entropy_parameters(self, variables: dict, taps: jax.Array, psi: jax.Array) -> Mixture:
+        return self._apply(variables, taps, psi, method="entropy_parameters")
+
+    def _hyper_synthesis(self, variables: dict, z: jax.Array, quality: jax.Array) -> jax.Array:
+        return self._apply(variables, z.astype(jnp.float64)[None], quality, method="hyper_synthesise")[0]
+
+
+def latent_shape(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of y for a block of height x width pixels."""
+    return padded_size(height) // 16, padded_size(width) // 16
+
+
+def latents_crc(z: np.ndarray, y: np.ndarray) -> int:
+    """CRC-32 of the integers of z, then of y, as little-endian int32 in C order."""
+    return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes()))
