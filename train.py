@@ -11,6 +11,9 @@ config_flags.DEFINE_config_file("config", "configs/ltchm.py", "What to train.", 
 flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints and logs; a run found there goes on.", required=True
 )
+flags.DEFINE_string(
+    "distributed", "", "Join the other processes of a run: auto on a cluster, or HOST:PORT,COUNT,INDEX."
+)
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -25,7 +28,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it does not find
-    return run.main(flags.FLAGS.config, flags.FLAGS.workdir)
+    return run.main(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.distributed)
 
 
 if __name__ == "__main__":

@@ -154,8 +154,9 @@ class RandomCrop(grain.RandomMapTransform):
 def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 1) -> grain.DatasetIterator:
     """Endless batches uint8 [B, crop, crop, bands] for host `shard` of `shards`; B is its share of the batch.
 
-    The order and the crops depend on `config.seed` alone. `get_state` and `set_state` of the iterator give
-    and take its position, which is JSON.
+    The order and the crops depend on `config.seed` alone, and the shares of all hosts, one after the other,
+    are the batch that a single host would have. `get_state` and `set_state` of the iterator give and take its
+    position, which is JSON and the same for all hosts.
 
     Raises:
       DataError: fewer images than hosts.
@@ -164,8 +165,8 @@ def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 
         raise DataError(f"Every host needs an image: {len(source)} for {shards} hosts.")
     data = config.data
     pipeline = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None)
-    pipeline = pipeline[shard::shards].random_map(RandomCrop(data.crop, data.flips))
-    pipeline = pipeline.batch(config.batch_size // shards, drop_remainder=True)
+    pipeline = pipeline.random_map(RandomCrop(data.crop, data.flips))
+    pipeline = pipeline.batch(config.batch_size // shards, drop_remainder=True)[shard::shards]
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     return iter(pipeline.to_iter_dataset(options))
 

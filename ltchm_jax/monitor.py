@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ltchm_jax import processes
 from ltchm_jax.imagery.files import atomic_write
 
 
@@ -16,13 +18,16 @@ class MetricWriter:
     """Scalars to `metrics.jsonl`, and through CLU to TensorBoard where TensorFlow is installed.
 
     Rows of steps after `step`, from which the run goes on, are dropped: they will be written again.
+    Of several processes only the first writes.
     """
 
     def __init__(self, workdir: Path, step: int = 0) -> None:
-        path = workdir / "metrics.jsonl"
+        path = workdir / "metrics.jsonl" if processes.is_first() else Path(os.devnull)
         drop_rows_after(path, step)
         self._file = path.open("a")
         self._board = None
+        if not processes.is_first():
+            return
         # The newest JAX breaks the import, a missing TensorFlow the writer.
         with contextlib.suppress(Exception):
             from clu import metric_writers
@@ -41,7 +46,7 @@ class MetricWriter:
 
 def drop_rows_after(path: Path, step: int) -> None:
     """Keeps the whole rows of a metrics file up to a step; what a kill cut off is no row."""
-    if not path.exists():
+    if not path.is_file():
         return
     lines = path.read_text(errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) <= step]
@@ -86,6 +91,7 @@ class Progress:
             f"psnr {values['psnr']:.2f} {values['images_per_second']:.1f} images/s "
             f"wait {100 * values['input_wait']:.1f}% left {left / 3600:.2f} h"
         )
-        print(line, file=sys.stderr, flush=True)
+        if processes.is_first():
+            print(line, file=sys.stderr, flush=True)
         self._began, self._waited, self._step = now, 0.0, step
         return values

@@ -207,6 +207,14 @@ def test_hosts_share_an_epoch_without_overlap():
     assert sorted(shares[0] + shares[1]) == list(range(12))
 
 
+def test_hosts_together_have_the_batches_of_one(tmp_path):
+    source, config = FolderSource(write_photos(tmp_path, 5)), small_config(batch_size=4)
+    whole = take(training_batches(source, config), 3)
+    shares = [take(training_batches(source, config, host, 2), 3) for host in (0, 1)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts), batch)
+
+
 def test_every_host_needs_an_image():
     with pytest.raises(DataError, match="1 for 2 hosts"):
         training_batches(Numbered(1), small_config(), 0, 2)

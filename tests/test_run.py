@@ -16,7 +16,8 @@ import pytest
 from small_model import small_config, write_photos
 
 from ltchm_jax import run
-from ltchm_jax.checkpoints import RunCheckpoints, load_model
+from ltchm_jax.checkpoints import RunCheckpoints
+from ltchm_jax.model_file import load_model
 from ltchm_jax.run import stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 

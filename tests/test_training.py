@@ -121,7 +121,7 @@ def test_validation_rounds_and_repeats_itself(run):
     assert set(first) == {"loss", "bpp_y", "bpp_z", "mse", "distortion", "bpp", "psnr"}
 
 
-def on_devices(count: int, config, steps: int) -> tuple[np.ndarray, training.TrainState]:
+def on_devices(count: int, config, steps: int, batch: int = 4) -> tuple[np.ndarray, training.TrainState]:
     """Losses and final state after plain gradient steps: Adam would divide rounding noise by its own size."""
     recipe, optimizer = Recipe.from_config(config), optax.sgd(1e-3)
     devices = jax.local_devices()[:count]
@@ -130,8 +130,8 @@ def on_devices(count: int, config, steps: int) -> tuple[np.ndarray, training.Tra
     state = jax.tree.map(lambda leaf: np.stack([leaf] * count), first)
     rows = []
     for i in range(steps):
-        images = photos(4, seed=i)
-        state, metrics = step(state, images.reshape(count, 4 // count, *images.shape[1:]))
+        images = photos(batch, seed=i)
+        state, metrics = step(state, images.reshape(count, batch // count, *images.shape[1:]))
         rows.append([float(metrics[name][0]) for name in ("loss", "bpp_y", "bpp_z", "mse", "grad_norm")])
     return np.array(rows), jax.tree.map(lambda leaf: np.asarray(leaf[0]), state)
 
