@@ -46,13 +46,17 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.folder = ""  # a folder tree of images, or
+    config.data.dota = ""  # the folder of DOTA, v1, v2 or both, or
     config.data.tfds = ""  # the name of a prepared TFDS data set
+    config.data.split = False  # take 8 of 10 images of `folder` by their names; 1 validates, 1 is for tests
     config.data.tfds_dir = ""
     config.data.tfds_split = "train[:80%]"
     config.data.tfds_validation_split = "train[80%:90%]"
     config.data.validation_folder = ""  # default: the training folder
     config.data.validation_images = 56
     config.data.crop = 256
+    config.data.crops_per_image = 1  # crops of an image each time that it is decoded; for large ones more
+    config.data.resized_crops = False  # parts of random size resized to `crop`, as released, not plain crops
     config.data.flips = True
     config.data.threads = 4
     config.data.prefetch = 16

@@ -1,154 +1,62 @@
 """Images to batches of crops: deterministic, random access, and its position fits in a checkpoint (Grain)."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grain.python as grain
 import numpy as np
+from grain import experimental
 
-from ltchm_jax.imagery.images import ImageError, read_image
+from ltchm_jax.crops import crop, resized_crop
+from ltchm_jax.sources import DataError, DotaSource, FolderSource, Source, TfdsSource, Tolerant
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-
-
-class DataError(ValueError):
-    """There is nothing to train on, or it can't be read."""
+MIX = 4  # batches of images whose crops are spread over as many batches times `crops_per_image`
 
 
-class Source(Protocol):
-    """Random access to images, uint8 [H, W, bands]."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> np.ndarray: ...
-
-
-def fit_bands(pixels: np.ndarray, bands: int, name: str) -> np.ndarray:
-    """uint8 [H, W, C] without alpha -> [H, W, bands]: grey becomes RGB, else C must be `bands`.
-
-    Raises:
-      DataError: other samples than 8 bits, or another number of bands.
-    """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3:
-        raise DataError(
-            f"Images must be uint8 [H, W, C], {name} is {pixels.dtype} {list(pixels.shape)}; scale it."
-        )
-    if pixels.shape[-1] == 1 and bands == 3:
-        pixels = np.repeat(pixels, 3, -1)
-    if pixels.shape[-1] != bands:
-        raise DataError(
-            f"A model of {bands} bands learns from images of as many, {name} has {pixels.shape[-1]}; "
-            "set --config.model.bands, or remove it."
-        )
-    return pixels
-
-
-class FolderSource:
-    """All images below a folder, in the order of their paths: uint8 [H, W, bands] each.
-
-    Files are read by the rules of `images`: 8 bits a sample and no other, CMYK and palettes become RGB.
-    Alpha is dropped, and grey becomes RGB for a model of three bands.
-
-    Raises:
-      DataError: no folder, no image in it, or (on access) a file that is no such image.
-    """
-
-    def __init__(self, folder: str | Path, bands: int = 3) -> None:
-        root = Path(folder)
-        if not root.is_dir():
-            raise DataError(f"The data folder must exist, got {str(root)!r}; set --config.data.folder=DIR.")
-        self.bands = bands
-        self.paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not self.paths:
-            suffixes = ", ".join(sorted(SUFFIXES))
-            raise DataError(f"The data folder must hold images ({suffixes}); {str(root)!r} holds none.")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        path = self.paths[index]
-        try:
-            image = read_image(path)
-        except (ImageError, OSError) as error:
-            raise DataError(f"An image could not be read: {error}; or remove it.") from error
-        pixels = image.pixels[..., :-1] if image.layout.has_alpha else image.pixels
-        return fit_bands(pixels, self.bands, repr(str(path)))
-
-    def __repr__(self) -> str:
-        return f"FolderSource({len(self)} images)"
-
-
-class TfdsSource:
-    """The images of a prepared TFDS data set with random access; TensorFlow is not needed to read them."""
-
-    def __init__(self, name: str, split: str, data_dir: str | None = None, bands: int = 3) -> None:
-        self._name, self._bands = name, bands
-        try:
-            import tensorflow_datasets as tfds
-
-            self._source = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
-        except Exception as error:  # the library raises many kinds, some of them private
-            line = (str(error).strip().splitlines() or ["no reason given"])[0]
-            raise DataError(
-                f"The TFDS data set {name!r}, split {split!r}, must be prepared in array_record form: {line}"
-            ) from error
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        example = self._source[index]
-        if "image" not in example:
-            raise DataError(
-                f"A TFDS data set needs a feature 'image', {self._name!r} has {', '.join(example)}."
-            )
-        image = np.asarray(example["image"])
-        colours = image[..., :3] if self._bands == 3 and image.shape[-1] == 4 else image  # alpha of a PNG
-        return fit_bands(colours, self._bands, f"number {index} of {self._name!r}")
-
-    def __repr__(self) -> str:
-        return f"TfdsSource({len(self)} images)"
-
-
-def open_source(config: Any, split: str) -> Source:
+def open_source(config: Any, split: str) -> Tolerant:
     """The source that `config.data` names, for split 'train' or 'validation'.
 
     Raises:
-      DataError: neither or both of `folder` and `tfds` are given, or it can't be opened.
+      DataError: not exactly one of `folder`, `dota` and `tfds` is given, or it can't be opened.
     """
-    data = config.data
-    if bool(data.folder) == bool(data.tfds):
+    data, bands = config.data, config.model.bands
+    if sum(map(bool, (data.folder, data.dota, data.tfds))) != 1:
         raise DataError(
-            "Training needs one source of images: set --config.data.folder=DIR or --config.data.tfds=NAME."
+            "Training needs one source of images: set --config.data.folder=DIR, --config.data.dota=DIR or "
+            "--config.data.tfds=NAME."
         )
-    train, bands = split == "train", config.model.bands
+    if data.dota:
+        return Tolerant(DotaSource(data.dota, split, bands))
+    train = split == "train"
+    if data.folder and data.split:
+        return Tolerant(FolderSource(data.folder, bands, split))
     if data.folder:
-        return FolderSource(data.folder if train else data.validation_folder or data.folder, bands)
+        return Tolerant(FolderSource(data.folder if train else data.validation_folder or data.folder, bands))
     name = data.tfds_split if train else data.tfds_validation_split
-    return TfdsSource(data.tfds, name, data.tfds_dir or None, bands)
+    return Tolerant(TfdsSource(data.tfds, name, data.tfds_dir or None, bands))
 
 
-def crop(image: np.ndarray, size: int, rng: np.random.Generator, flips: bool = True) -> np.ndarray:
-    """A random size x size crop of image [H, W, C], flipped at random; smaller ones are mirrored up to it."""
-    short = [max(0, size - n) for n in image.shape[:2]]
-    if any(short):
-        image = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), "symmetric")
-    top, left = (int(rng.integers(0, n - size + 1)) for n in image.shape[:2])
-    image = image[top : top + size, left : left + size]
-    if flips:
-        image = image[:: 1 - 2 * int(rng.integers(2)), :: 1 - 2 * int(rng.integers(2))]
-    return np.ascontiguousarray(image)
+class RandomCrops(grain.RandomMapTransform):
+    """image [H, W, bands] -> `crops_per_image` crops [n, crop, crop, bands], as a step of a pipeline."""
 
-
-class RandomCrop(grain.RandomMapTransform):
-    """`crop` as a step of a Grain pipeline."""
-
-    def __init__(self, size: int, flips: bool) -> None:
-        self.size, self.flips = size, flips
+    def __init__(self, data: Any) -> None:
+        self._crop = resized_crop if data.resized_crops else crop
+        self._count, self._size, self._flips = data.crops_per_image, data.crop, data.flips
 
     def random_map(self, element: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return crop(element, self.size, rng, self.flips)
+        return np.stack([self._crop(element, self._size, rng, self._flips) for _ in range(self._count)])
+
+
+class SpreadCrops(experimental.FlatMapTransform):
+    """[MIX, B, n, ...], n crops of each of MIX * B images -> MIX * n batches [B, ...].
+
+    No batch has two crops of an image, and MIX - 1 batches lie between any two.
+    """
+
+    max_fan_out = 1 << 30
+
+    def flat_map(self, element: np.ndarray) -> list[np.ndarray]:
+        return [group[:, i] for i in range(element.shape[2]) for group in element]
 
 
 def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 1) -> grain.DatasetIterator:
@@ -158,6 +66,8 @@ def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 
     are the batch that a single host would have. `get_state` and `set_state` of the iterator give and take its
     position, which is JSON and the same for all hosts.
 
+    An image is decoded once an epoch, whatever its size, and gives `crops_per_image` crops.
+
     Raises:
       DataError: fewer images than hosts.
     """
@@ -165,10 +75,16 @@ def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 
         raise DataError(f"Every host needs an image: {len(source)} for {shards} hosts.")
     data = config.data
     pipeline = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None)
-    pipeline = pipeline.random_map(RandomCrop(data.crop, data.flips))
+    pipeline = pipeline.random_map(RandomCrops(data))
     pipeline = pipeline.batch(config.batch_size // shards, drop_remainder=True)[shard::shards]
-    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
-    return iter(pipeline.to_iter_dataset(options))
+    if data.crops_per_image == 1:
+        pipeline = pipeline.map(lambda batch: batch[:, 0])
+        options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
+        return iter(pipeline.to_iter_dataset(options))
+    ahead = max(MIX, data.prefetch // data.crops_per_image)
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead)
+    groups = pipeline.to_iter_dataset(options).batch(MIX, drop_remainder=True)
+    return iter(experimental.FlatMapIterDataset(groups, SpreadCrops()))
 
 
 def validation_batches(source: Source, config: Any) -> list[np.ndarray]:

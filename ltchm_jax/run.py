@@ -16,6 +16,7 @@ from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
 from ltchm_jax.model import ModelConfig
 from ltchm_jax.model_file import ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress
+from ltchm_jax.sources import DataError, Tolerant
 from ltchm_jax.training import NonFiniteLoss, Trainer, TrainState, check_finite
 
 
@@ -38,7 +39,7 @@ COUNTS = (
     "steps", "batch_size", "accumulate", "log_every", "validate_every", "checkpoint_every",
     "checkpoints_to_keep",
 )  # fmt: skip
-DATA_COUNTS = ("crop", "validation_images", "threads", "prefetch")
+DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
 
 def check_counts(config: Any) -> None:
@@ -73,7 +74,7 @@ def train(config: Any, workdir: Path) -> TrainState:
             print(f"goes on from step {int(host.step)}", file=sys.stderr)
     try:
         with stop_on_signals() as asked:
-            host = Run(config, workdir, trainer, checkpoints, batches, asked).loop(host)
+            host = Run(config, workdir, trainer, checkpoints, source, batches, asked).loop(host)
     finally:
         checkpoints.close()
     if int(host.step) >= config.steps and processes.is_first():
@@ -105,6 +106,7 @@ class Run:
     workdir: Path
     trainer: Trainer
     checkpoints: RunCheckpoints
+    source: Tolerant
     batches: Any
     asked: list[int]  # a signal to stop, once there is one
 
@@ -120,6 +122,7 @@ class Run:
             step += 1
             if step % config.log_every == 0 or step == config.steps:
                 means = progress.close(step, _mean(waiting))
+                means["images_left_out"] = float(len(self.source.left_out))
                 check_finite(means, step - len(waiting) + 1, step)
                 self.writer.write(step, means)
                 waiting = []
@@ -198,7 +201,7 @@ def main(config: Any, workdir: str, distributed: str = "") -> int:
     try:
         processes.join(distributed)
         state = train(config, Path(workdir))
-    except (data.DataError, CheckpointError, NonFiniteLoss, ValueError, OSError) as error:
+    except (DataError, CheckpointError, NonFiniteLoss, ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0 if int(state.step) >= config.steps else 130

@@ -5,19 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from small_model import small_config, write_photos
 
-from ltchm_jax.data import (
-    DataError,
-    FolderSource,
-    TfdsSource,
-    crop,
-    fit_bands,
-    open_source,
-    training_batches,
-    validation_batches,
-)
+from ltchm_jax.data import MIX, open_source, training_batches, validation_batches
+from ltchm_jax.sources import DataError, FolderSource, TfdsSource, Tolerant, split_of
 
 
 class Numbered:
@@ -33,106 +24,9 @@ class Numbered:
         return np.full((*self.size, 3), index, np.uint8)
 
 
-def ramp(height: int, width: int, bands: int = 3) -> np.ndarray:
-    return np.arange(height * width * bands).reshape(height, width, bands).astype(np.uint8)
-
-
-def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
-    (tmp_path / "b").mkdir()
-    for name in ("c.png", "b/2.PNG", "a.bmp", "b/1.tif"):
-        Image.fromarray(ramp(4, 5)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    source = FolderSource(tmp_path)
-    assert [p.relative_to(tmp_path).as_posix() for p in source.paths] == [
-        "a.bmp",
-        "b/1.tif",
-        "b/2.PNG",
-        "c.png",
-    ]
-    for i in range(4):
-        np.testing.assert_array_equal(source[i], ramp(4, 5))
-
-
-def only(folder, pixels: np.ndarray | Image.Image, name: str = "x.png") -> FolderSource:
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(folder / name)
-    return FolderSource(folder)
-
-
-def test_grey_becomes_rgb_and_alpha_is_dropped(tmp_path):
-    grey = ramp(6, 5, 1)[..., 0]
-    np.testing.assert_array_equal(only(tmp_path, grey)[0], np.stack([grey] * 3, -1))
-    np.testing.assert_array_equal(only(tmp_path, ramp(6, 5, 4))[0], ramp(6, 5, 4)[..., :3])
-
-
-def test_inks_become_rgb(tmp_path):
-    inks = np.zeros((2, 2, 4), np.uint8)
-    inks[0, 0], inks[1, 1] = (255, 0, 0, 0), (0, 0, 0, 255)
-    got = only(tmp_path, Image.fromarray(inks, "CMYK"), "x.tif")[0]
-    np.testing.assert_array_equal(got[0], [[0, 255, 255], [255, 255, 255]])
-    np.testing.assert_array_equal(got[1, 1], [0, 0, 0])
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path, suffix):
-    source = only(tmp_path, np.full((4, 4), 40_000, np.uint16), f"deep.{suffix}")
-    with pytest.raises(DataError, match=r"deep\..*8 bits.*scale"):
-        source[0]
-
-
-def test_floats_are_refused(tmp_path):
-    with pytest.raises(DataError, match="8 bits"):
-        only(tmp_path, np.ones((4, 4), np.float32), "float.tif")[0]
-
-
-@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "flipped"])
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_damaged_files_are_named_in_one_line(tmp_path, damage, suffix):
-    path = tmp_path / f"bad.{suffix}"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
-    content = path.read_bytes()
-    bad = {
-        "empty": b"",
-        "text": b"not an image at all",
-        "truncated": content[: len(content) // 3],
-        "flipped": content[:2] + bytes(b ^ 0xA5 for b in content[2:]),
-    }
-    path.write_bytes(bad[damage])
-    with pytest.raises(DataError, match="bad") as caught:
-        FolderSource(tmp_path)[0]
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_or_empty_folder_says_what_to_set(tmp_path):
-    with pytest.raises(DataError, match=r"must exist.*--config\.data\.folder"):
-        FolderSource(tmp_path / "none")
-    with pytest.raises(DataError, match="holds none"):
-        FolderSource(tmp_path)
-
-
-def test_bands_of_images_must_be_those_of_the_model():
-    assert fit_bands(ramp(2, 2, 1), 3, "x").shape == (2, 2, 3)
-    assert fit_bands(ramp(2, 2, 1), 1, "x").shape == (2, 2, 1)
-    assert fit_bands(ramp(2, 2, 12), 12, "x").shape == (2, 2, 12)
-    with pytest.raises(
-        DataError, match=r"4 bands learns from images of as many, x has 3.*--config\.model\.bands"
-    ):
-        fit_bands(ramp(2, 2, 3), 4, "x")
-    with pytest.raises(DataError, match="uint8"):
-        fit_bands(ramp(2, 2, 3).astype(np.int16), 3, "x")
-
-
-def test_real_georeferenced_bands(shared):
-    """A three-band GeoTIFF is read; sixteen-bit satellite bands are refused."""
-    source = FolderSource(shared / "data" / "geotiff")
-    by_name = {path.name: i for i, path in enumerate(source.paths)}
-    pixels = source[by_name["RGB.byte.tif"]]
-    assert (pixels.shape, pixels.dtype) == ((718, 791, 3), np.uint8)
-    with pytest.raises(DataError, match="16 bits"):
-        source[by_name["RGBA.uint16.tif"]]
-
-
-@pytest.mark.parametrize("given", [{}, {"data.folder": "a", "data.tfds": "b"}])
+@pytest.mark.parametrize(
+    "given", [{}, {"data.folder": "a", "data.tfds": "b"}, {"data.folder": "a", "data.dota": "b"}]
+)
 def test_one_source_must_be_named(given):
     with pytest.raises(DataError, match="one source"):
         open_source(small_config(**given), "train")
@@ -146,21 +40,14 @@ def test_validation_has_its_own_folder_or_the_same(tmp_path):
     assert len(open_source(two, "train")) == 3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 100), (64, 64), (63, 200)])
-def test_crops_of_any_image_have_the_size_asked_for(size):
-    got = crop(ramp(*size), 64, np.random.default_rng(0))
-    assert (got.shape, got.dtype) == ((64, 64, 3), np.uint8)
-    assert got.flags.c_contiguous
-    assert set(got.reshape(-1, 3)[:, 0]) <= set(ramp(*size).reshape(-1, 3)[:, 0])  # mirrored, nothing made up
-
-
-def test_crops_cover_all_places_and_flips():
-    image = np.stack([*np.indices((3, 3)), np.zeros((3, 3))], -1).astype(np.uint8)
-    rng = np.random.default_rng(0)
-    seen = {crop(image, 2, rng).tobytes() for _ in range(300)}
-    assert len(seen) == 4 * 4  # four places, each four ways round
-    unflipped = {crop(image, 2, rng, flips=False).tobytes() for _ in range(100)}
-    assert unflipped == {image[i : i + 2, j : j + 2].tobytes() for i in (0, 1) for j in (0, 1)}
+def test_splits_by_name_serve_training_and_validation(tmp_path):
+    folder = write_photos(tmp_path / "images", 30)
+    for fields in ({"data.folder": str(folder), "data.split": True}, {"data.dota": str(tmp_path)}):
+        sources = [open_source(small_config(**fields), split) for split in ("train", "validation")]
+        names = [f"{i}.png" if "data.folder" in fields else f"{i}" for i in range(30)]
+        assert [len(s) for s in sources] == [
+            sum(split_of(name) == split for name in names) for split in ("train", "validation")
+        ]
 
 
 def take(iterator, count: int) -> list[np.ndarray]:
@@ -200,6 +87,56 @@ def test_a_position_goes_through_json_and_gives_the_same_batches(tmp_path, threa
     np.testing.assert_array_equal(take(fresh, 4), want)
 
 
+class Counted(Numbered):
+    """Numbered images that count how often each is read."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.reads = [0] * count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        self.reads[index] += 1
+        return super().__getitem__(index)
+
+
+def test_several_crops_of_an_image_cost_one_reading_and_lie_apart():
+    """16 images of 3 crops each: 2 groups of MIX batches of 2 images, each image in 3 batches."""
+    source, config = Counted(16), small_config(**{"data.crops_per_image": 3})
+    batches = take(training_batches(source, config), 3 * 2 * MIX)
+    order = np.array([[int(image[0, 0, 0]) for image in batch] for batch in batches])
+    assert sorted(order.ravel()) == sorted([*range(16)] * 3)
+    np.testing.assert_array_equal(order[:MIX], order[MIX : 2 * MIX])  # the same images again, other crops
+    assert all(a != b for a, b in order)
+    ahead = max(MIX, 2 // 3)  # read for what comes next
+    assert sum(source.reads) <= 16 + 2 * (ahead + 2 * MIX)
+
+
+def test_crops_of_an_image_differ_and_their_position_is_kept(tmp_path):
+    source = FolderSource(write_photos(tmp_path, 5))
+    config = small_config(**{"data.crops_per_image": 4, "data.threads": 2})
+    running = training_batches(source, config)
+    first = take(running, 6)
+    assert not np.array_equal(first[0], first[MIX])
+    position = json.loads(json.dumps(running.get_state()))
+    want = take(running, 30)
+    fresh = training_batches(source, config)
+    fresh.set_state(position)
+    np.testing.assert_array_equal(take(fresh, 30), want)
+    shares = [
+        take(training_batches(source, small_config(**{"data.crops_per_image": 4}), h, 2), 6) for h in (0, 1)
+    ]
+    np.testing.assert_array_equal([np.concatenate(parts) for parts in zip(*shares, strict=True)], first)
+
+
+def test_resized_crops_are_an_option(tmp_path):
+    source = FolderSource(write_photos(tmp_path, 3))
+    plain, resized = (
+        take(training_batches(source, small_config(**{"data.resized_crops": r})), 2) for r in (False, True)
+    )
+    assert resized[0].shape == plain[0].shape
+    assert not np.array_equal(resized, plain)
+
+
 def test_hosts_share_an_epoch_without_overlap():
     config = small_config(batch_size=4)
     shares = [numbers(take(training_batches(Numbered(12), config, host, 2), 3)) for host in (0, 1)]
@@ -223,7 +160,7 @@ def test_every_host_needs_an_image():
 def test_a_damaged_file_stops_the_pipeline_with_its_name(tmp_path):
     write_photos(tmp_path, 2)
     (tmp_path / "bad.png").write_bytes(b"")
-    batches = training_batches(FolderSource(tmp_path), small_config(**{"data.threads": 2}))
+    batches = training_batches(Tolerant(FolderSource(tmp_path)), small_config())
     with pytest.raises(DataError, match=r"bad\.png"):
         take(batches, 8)
 
