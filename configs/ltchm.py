@@ -80,6 +80,7 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
     # What is written while it runs.
     config.log_every = 50
     config.validate_every = 5_000
+    config.real_bytes_every = 0  # code and decode a batch of validation images for real; 0: never
     config.checkpoint_every = 1_000
     config.checkpoints_to_keep = 3
 

@@ -3,15 +3,19 @@
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ltchm_jax import processes
+from ltchm_jax.complexity import model_layers, total
 from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.model import ModelConfig
 
 
 class MetricWriter:
@@ -43,6 +47,19 @@ class MetricWriter:
             self._board.write_scalars(step, scalars)
             self._board.flush()
 
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether pictures are seen anywhere; to make them costs time."""
+        return self._board is not None
+
+    def write_pictures(self, step: int, originals: np.ndarray, reconstructions: np.ndarray) -> None:
+        """Originals, uint8 [B, H, W, bands], and beside each its reconstruction, as a board can show them."""
+        pairs = np.concatenate([originals, reconstructions], 2)
+        bands = 3 if pairs.shape[-1] >= 3 else 1
+        if self._board is not None:
+            self._board.write_images(step, {"validation/pictures": pairs[..., :bands]})
+            self._board.flush()
+
 
 def drop_rows_after(path: Path, step: int) -> None:
     """Keeps the whole rows of a metrics file up to a step; what a kill cut off is no row."""
@@ -63,10 +80,54 @@ def _step_of(line: str) -> float:
         return np.inf
 
 
-class Progress:
-    """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left."""
+# Dense peaks in 1e12 operations a second from vendors' data sheets, by the beginning of JAX's name of the
+# device: with inputs of bfloat16, and of float32 as JAX multiplies it by default (TF32; on a TPU bfloat16).
+PEAKS = {
+    "NVIDIA H200": (989, 494),
+    "NVIDIA H100 80GB HBM3": (989, 494),
+    "NVIDIA H100 NVL": (835, 417),
+    "NVIDIA H100 PCIe": (756, 378),
+    "NVIDIA A100": (312, 156),
+    "NVIDIA L40S": (362, 183),
+    "NVIDIA L4": (121, 60),
+    "TPU v4": (275, 275),
+    "TPU v5 lite": (197, 197),
+    "TPU v5": (459, 459),
+    "TPU v5p": (459, 459),
+    "TPU v6 lite": (918, 918),
+}
 
-    def __init__(self, config: Any) -> None:
+
+def peak(kind: str, dtype: str) -> float | None:
+    """Operations a second that a device of this kind can do, None where that is not known."""
+    for name, (half, single) in PEAKS.items():
+        if re.match(rf"{name}(?!\w)", kind):
+            return 1e12 * (half if dtype == "bfloat16" else single)
+    return None
+
+
+def operations(model: ModelConfig, size: int) -> int:
+    """Of one size x size image in a training step: two for each true multiply-add, and twice that backwards.
+
+    What rematerialisation does again does not count.
+    """
+    return 6 * total(model_layers(model, size, size)).macs
+
+
+def share_of_peak(config: Any, model: ModelConfig) -> float | None:
+    """Model FLOP utilisation at one image a second; None where the device's peak is not known."""
+    known = peak(jax.devices()[0].device_kind, config.dtype)
+    return None if known is None else operations(model, config.data.crop) / (known * jax.device_count())
+
+
+class Progress:
+    """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left.
+
+    `share` is what `share_of_peak` gives: with it, model FLOP utilisation is seen, too.
+    """
+
+    def __init__(self, config: Any, share: float | None = None) -> None:
+        self._share = share
         self._config, self._began, self._waited = config, time.perf_counter(), 0.0
         self._step: int | None = None  # where the last interval ended
 
@@ -85,6 +146,8 @@ class Progress:
         values = {k: float(v) for k, v in means.items()}
         values["images_per_second"] = steps * self._config.batch_size / seconds
         values["input_wait"] = self._waited / seconds
+        if self._share is not None:
+            values["model_flop_utilisation"] = values["images_per_second"] * self._share
         left = (self._config.steps - step) * seconds / steps
         line = (
             f"step {step}/{self._config.steps} loss {values['loss']:.4f} bpp {values['bpp']:.4f} "

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ltchm_jax import data, processes
+from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
 from ltchm_jax.model import ModelConfig
-from ltchm_jax.model_file import ModelError, load_model, make_model, save_model
-from ltchm_jax.monitor import MetricWriter, Progress
+from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
+from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
 from ltchm_jax.sources import DataError, Tolerant
 from ltchm_jax.training import NonFiniteLoss, Trainer, TrainState, check_finite
 
@@ -39,17 +40,22 @@ COUNTS = (
     "steps", "batch_size", "accumulate", "log_every", "validate_every", "checkpoint_every",
     "checkpoints_to_keep",
 )  # fmt: skip
+CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will do
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
 
 def check_counts(config: Any) -> None:
-    """Raises ValueError for a count below 1."""
+    """Raises ValueError for a count below 1, or real bytes where there is no range coder."""
     counts = {name: config[name] for name in COUNTS} | {
         f"data.{name}": config.data[name] for name in DATA_COUNTS
     }
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if config.real_bytes_every < 0:
+        raise ValueError(f"`real_bytes_every` must be 0 (never) or more, got {config.real_bytes_every}.")
+    if config.real_bytes_every and not any(map(importlib.util.find_spec, CODERS)):
+        raise ValueError("`real_bytes_every` needs tensorflow-compression-ops: install it, or set it to 0.")
 
 
 def train(config: Any, workdir: Path) -> TrainState:
@@ -113,7 +119,8 @@ class Run:
     def loop(self, host: TrainState) -> TrainState:
         """From a host state to the last step, or to where a signal stops it; returns that state, kept."""
         config, trainer = self.config, self.trainer
-        self.writer, progress = MetricWriter(self.workdir, int(host.step)), Progress(config)
+        self.writer = MetricWriter(self.workdir, int(host.step))
+        progress = Progress(config, share_of_peak(config, trainer.recipe.model))
         self.validation = data.validation_batches(data.open_source(config, "validation"), config)
         state, step, waiting = trainer.replicate(host), int(host.step), []
         while step < config.steps and not self.stops(step):
@@ -141,6 +148,9 @@ class Run:
         """Validation and checkpoint, if this step has any; the best model so far is exported."""
         validates = step % self.config.validate_every == 0 or step == self.config.steps
         loss, best = np.inf, self.checkpoints.best_loss
+        if self.config.real_bytes_every and step % self.config.real_bytes_every == 0 and processes.is_first():
+            model = model_of(self.trainer, _finite(_host(state)), self.config)
+            self.writer.write(step, real_rates(model, self.validation[0]))
         if validates:
             host = _finite(_host(state))
             loss = self.validate(host)
@@ -154,6 +164,9 @@ class Run:
         means = self.trainer.validate(host, self.validation)
         named = {f"validation/{name}": value for name, value in means.items()}
         self.writer.write(int(host.step), named)
+        if self.writer.shows_pictures:
+            images = self.validation[0]
+            self.writer.write_pictures(int(host.step), images, self.trainer.reconstruct(host, images))
         if processes.is_first():
             print("\n" + " ".join(f"{k} {v:.4f}" for k, v in named.items()), file=sys.stderr, flush=True)
         return processes.from_first(means["loss"])
@@ -187,13 +200,35 @@ def export(
     path: Path, trainer: Trainer, state: TrainState, config: Any, validation_loss: float | None = None
 ) -> None:
     """Writes the (averaged) weights of a host state as a model file."""
+    save_model(path, model_of(trainer, state, config, validation_loss))
+
+
+def model_of(trainer: Trainer, state: TrainState, config: Any, validation_loss: float | None = None) -> Model:
+    """The (averaged) weights of a host state as a model."""
     variables = {"params": trainer.params(state)}
     if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
     notes = {"steps": str(int(state.step)), "training": config.to_json_best_effort()}
     if validation_loss is not None:
         notes["validation_loss"] = f"{validation_loss:.6g}"
-    save_model(path, make_model(trainer.recipe.model, variables, notes))
+    return make_model(trainer.recipe.model, variables, notes)
+
+
+def real_rates(model: Model, images: np.ndarray) -> dict[str, float]:
+    """Mean bpp and PSNR of uint8 images [B, H, W, bands] that were coded and decoded, at every rate in turn.
+
+    All bytes of a stream count: of a small crop the head is a noticeable part.
+    """
+    from ltchm_jax.codec import Codec
+
+    codec, rows = Codec(model), []
+    for quality in codec.qualities or (None,):
+        for image in images:
+            stream = codec.compress(image, quality)
+            decoded = codec.decompress(stream)
+            rows.append((metrics.bpp(len(stream), *image.shape[:2]), metrics.psnr(image, decoded)))
+    bpp, psnr = np.mean(rows, 0)
+    return {"real/bpp": float(bpp), "real/psnr": float(psnr)}
 
 
 def main(config: Any, workdir: str, distributed: str = "") -> int:

@@ -246,14 +246,18 @@ def summarise(losses: Losses) -> Metrics:
 
 def eval_step(
     params: Any, batch_stats: Any, images: jax.Array, quality: jax.Array | None, recipe: Recipe
-) -> Losses:
-    """Losses [B] of uint8 images with rounding and running statistics; quality [B] or None."""
+) -> tuple[Losses, jax.Array]:
+    """Losses [B] of uint8 images with rounding and running statistics, and what becomes of them, uint8.
+
+    `quality` is [B] for a variable-rate model, else None.
+    """
     x = to_unit(images)
     lmbda = (
         jnp.full((x.shape[0],), recipe.lmbda) if quality is None else lmbda_at(recipe.model.lmbdas, quality)
     )
     output: Any = LTCHM(recipe.model).apply({"params": params, "batch_stats": batch_stats}, x, quality)
-    return rate_distortion(output, x, lmbda, recipe.model.mixture, recipe.distortion)
+    losses = rate_distortion(output, x, lmbda, recipe.model.mixture, recipe.distortion)
+    return losses, jnp.round(255 * jnp.clip(output.x_hat, 0, 1)).astype(jnp.uint8)
 
 
 class Trainer:
@@ -299,16 +303,22 @@ class Trainer:
 
     def validate(self, state: TrainState, batches: list[np.ndarray]) -> dict[str, float]:
         """Mean losses of a host state over batches, and for a variable-rate model over its rates in turn."""
-        params = self.params(state)
-        levels = len(self.recipe.model.lmbdas) or 1
-        rows = []
-        for level in range(levels):
+        params, rows = self.params(state), []
+        for level in range(len(self.recipe.model.lmbdas) or 1):
             for images in batches:
-                quality = np.full(len(images), level, np.float32) if self.recipe.model.lmbdas else None
-                rows.append(jax.device_get(self._eval(params, state.batch_stats, images, quality)))
+                losses, _ = self._eval(params, state.batch_stats, images, self._quality(level, images))
+                rows.append(jax.device_get(losses))
         names = Losses._fields
         means = {name: np.mean([getattr(row, name) for row in rows]) for name in names}
         return {k: float(v) for k, v in summarise(Losses(**means)).items()}
+
+    def reconstruct(self, state: TrainState, images: np.ndarray) -> np.ndarray:
+        """What a host state makes of a validation batch, uint8; of several rates it takes the middle."""
+        quality = self._quality((len(self.recipe.model.lmbdas) - 1) / 2, images)
+        return np.asarray(self._eval(self.params(state), state.batch_stats, images, quality)[1])
+
+    def _quality(self, level: float, images: np.ndarray) -> np.ndarray | None:
+        return np.full(len(images), level, np.float32) if self.recipe.model.lmbdas else None
 
 
 def check_finite(metrics: dict[str, float], first: int, last: int) -> None:

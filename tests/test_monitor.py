@@ -2,10 +2,15 @@
 
 import json
 import sys
+import types
 
+import numpy as np
 import pytest
+from small_model import small_config, small_model
 
-from ltchm_jax.monitor import MetricWriter, drop_rows_after
+from ltchm_jax import monitor
+from ltchm_jax.complexity import model_layers, total
+from ltchm_jax.monitor import MetricWriter, Progress, drop_rows_after, operations, peak, share_of_peak
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +44,77 @@ def test_a_file_without_such_rows_is_not_written(tmp_path):
     before = path.stat().st_ino
     drop_rows_after(path, 3)
     assert path.stat().st_ino == before
+
+
+class Board:
+    """A board that remembers."""
+
+    def __init__(self) -> None:
+        self.scalars, self.images = [], []
+
+    def write_scalars(self, step: int, scalars: dict) -> None:
+        self.scalars.append((step, scalars))
+
+    def write_images(self, step: int, images: dict) -> None:
+        self.images.append((step, images))
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("bands", "shown"), [(1, 1), (2, 1), (3, 3), (4, 3), (12, 3)])
+def test_a_board_gets_scalars_and_pictures_beside_their_reconstructions(tmp_path, monkeypatch, bands, shown):
+    board = Board()
+    writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: board)
+    monkeypatch.setitem(sys.modules, "clu", types.SimpleNamespace(metric_writers=writers))
+    writer = MetricWriter(tmp_path)
+    assert writer.shows_pictures
+    writer.write(5, {"loss": 2.0})
+    assert board.scalars == [(5, {"loss": 2.0})]
+    originals, made = np.zeros((2, 4, 6, bands), np.uint8), np.ones((2, 4, 6, bands), np.uint8)
+    writer.write_pictures(5, originals, made)
+    ((step, images),) = board.images
+    assert (step, list(images)) == (5, ["validation/pictures"])
+    want = np.concatenate([originals, made], 2)[..., :shown]
+    np.testing.assert_array_equal(images["validation/pictures"], want)
+
+
+def test_without_a_board_there_are_no_pictures(tmp_path):
+    assert not MetricWriter(tmp_path).shows_pictures
+
+
+@pytest.mark.slow
+def test_tensorboard_has_the_pictures(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "clu")
+    pytest.importorskip("clu.metric_writers")
+    pytest.importorskip("tensorflow")
+    images = np.zeros((2, 16, 16, 3), np.uint8)
+    MetricWriter(tmp_path).write_pictures(1, images, images)
+    (events,) = tmp_path.glob("events*")
+    assert b"validation/pictures" in events.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "want"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12), ("NVIDIA H100 80GB HBM3", "float32", 494e12),
+        ("NVIDIA H100 PCIe", "bfloat16", 756e12), ("NVIDIA A100-SXM4-40GB", "float32", 156e12),
+        ("NVIDIA L4", "bfloat16", 121e12), ("NVIDIA L40S", "bfloat16", 362e12),
+        ("TPU v5 lite", "bfloat16", 197e12), ("TPU v5p", "bfloat16", 459e12),
+        ("NVIDIA L40", "bfloat16", None), ("NVIDIA A10G", "bfloat16", None), ("cpu", "float32", None),
+    ],
+)  # fmt: skip
+def test_peaks_are_known_or_not(kind, dtype, want):
+    assert peak(kind, dtype) == want
+
+
+def test_utilisation_counts_three_passes_of_two_operations(monkeypatch, capsys):
+    model, config = small_model(), small_config(batch_size=2, log_every=1)
+    assert share_of_peak(config, model) is None  # on a CPU
+    assert operations(model, 64) == 6 * total(model_layers(model, 64, 64)).macs
+    monkeypatch.setitem(monitor.PEAKS, "cpu", (8, 4))
+    share = share_of_peak(config, model)
+    assert share == pytest.approx(operations(model, 64) / (2 * 4e12))
+    values = Progress(config, share).close(1, {"loss": 1.0, "bpp": 1.0, "psnr": 1.0})
+    assert values["model_flop_utilisation"] == pytest.approx(share * values["images_per_second"])
+    assert "model_flop_utilisation" not in Progress(config).close(1, {"loss": 1.0, "bpp": 1.0, "psnr": 1.0})

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from small_model import small_config, write_photos
 
-from ltchm_jax import run
+from ltchm_jax import metrics, run
 from ltchm_jax.checkpoints import RunCheckpoints
 from ltchm_jax.model_file import load_model
 from ltchm_jax.run import stop_on_signals
@@ -189,6 +189,34 @@ def test_rows_that_will_be_written_again_are_dropped(folder, tmp_path):
     assert path.read_text().startswith(before)
     assert [row["step"] for row in rows_of(tmp_path) if "loss" in row] == list(range(1, 10))
     assert all(row.get("loss") != 9 for row in rows_of(tmp_path))
+
+
+def test_real_bytes_are_counted_every_so_often(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "real_rates", lambda model, images: {"real/bpp": float(len(images))})
+    monkeypatch.setattr(run, "CODERS", ("numpy",))
+    assert run.main(config_of(folder, real_bytes_every=4), str(tmp_path)) == 0
+    assert [row["step"] for row in rows_of(tmp_path) if "real/bpp" in row] == [4, 8]
+
+
+def test_real_bytes_need_a_range_coder(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "CODERS", ("no_such_module",))
+    assert "tensorflow-compression-ops" in error_of(config_of(folder, real_bytes_every=4), tmp_path, capsys)
+    assert "0 (never) or more" in error_of(config_of(folder, real_bytes_every=-1), tmp_path, capsys)
+
+
+@pytest.mark.slow
+def test_real_rates_are_close_to_what_the_entropy_model_says():
+    """All but the head of a stream; and the decoded pictures are those of the pass."""
+    pytest.importorskip("tensorflow_compression_ops")
+    config = small_config(**{"data.crop": 128})
+    trainer = Trainer(config)
+    state = trainer.init()
+    images = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
+    got = run.real_rates(run.model_of(trainer, state, config), images)
+    want = trainer.validate(state, [images])
+    assert 0 <= got["real/bpp"] - want["bpp"] < 8 * 60 / 128**2 + 0.01 * want["bpp"]
+    made = trainer.reconstruct(state, images)
+    assert got["real/psnr"] == pytest.approx(metrics.psnr(images[0], made[0]), abs=0.01)
 
 
 def test_signals_have_their_handlers_back():
