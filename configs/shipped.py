@@ -1,6 +1,6 @@
 """The model that ships: one set of weights for six rates, small enough for a CPU.
 
-    benchmarks/train_shipped.sh DIR       (DIR: a folder with train/ and val/)
+    benchmarks/train_shipped.sh DIR       (DIR: a folder with train/ and val/; says how long it takes)
 
 The paper's topology at C = 64 without batch normalisation (its statistics are poor at this batch size), and
 with dynamic attention at 1/8 and 1/16 only: at 1/2 and 1/4 it takes as long to train as all else together.

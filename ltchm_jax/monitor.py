@@ -32,6 +32,7 @@ class MetricWriter:
         self._board = None
         if not processes.is_first():
             return
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of every GPU it does not find
         # The newest JAX breaks the import, a missing TensorFlow the writer.
         with contextlib.suppress(Exception):
             from clu import metric_writers

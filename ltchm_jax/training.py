@@ -69,6 +69,8 @@ def learning_rate(config: Any) -> optax.Schedule:
     if config.schedule == "step":
         return optax.piecewise_constant_schedule(config.learning_rate, {config.decay_at: 0.1})
     if config.schedule == "cosine":
+        if config.warmup >= config.steps:
+            raise ValueError(f"`warmup` must be less than `steps` ({config.steps}), got {config.warmup}.")
         return optax.warmup_cosine_decay_schedule(
             0.0, config.learning_rate, config.warmup, config.steps, 0.01 * config.learning_rate
         )
