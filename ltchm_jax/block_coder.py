@@ -51,18 +51,19 @@ class BlockCoder:
 
         Args:
           number: of the block.
-          pixels: uint8 [h, w, bands], padded here by its edges; a single band is repeated into all.
+          pixels: uint8 [h, w, 1 or bands], see `padded`.
 
         Returns:
           y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C], H and W the next multiples of 64, clipped to
           +-SYMBOL_LIMIT.
         """
-        height, width = pixels.shape[:2]
-        padded = np.pad(
-            pixels, [(0, padded_size(height) - height), (0, padded_size(width) - width), (0, 0)], "edge"
-        )
-        bands = np.broadcast_to(padded, (*padded.shape[:2], self.model.config.bands))
-        return self._analyse(self._variables_on(number), bands, self.rate(quality))
+        return self._analyse(self._variables_on(number), self.padded(pixels), self.rate(quality))
+
+    def padded(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, bands] of a block [h, w, 1 or bands]: edges repeated up to multiples of 64."""
+        pads = [(0, padded_size(n) - n) for n in pixels.shape[:2]]
+        padded = np.pad(pixels, [*pads, (0, 0)], "edge")
+        return np.broadcast_to(padded, (*padded.shape[:2], self.model.config.bands))
 
     def synthesise(self, number: int, y: np.ndarray, quality: int) -> jax.Array:
         """uint8 [H, W, bands] of y int32 [H/16, W/16, M], still being computed when this returns."""

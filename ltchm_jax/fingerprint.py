@@ -15,69 +15,84 @@ from ltchm_jax.block_coder import BlockCoder
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.tables import tables_digest
 from ltchm_jax.entropy.wavefront import float64
-from ltchm_jax.model import LTCHM, padded_size
+from ltchm_jax.model import LTCHM
 
 
 class Fingerprint(NamedTuple):
-    """Three digests, each 16 hexadecimal digits of SHA-256.
+    """Digests, each 16 hexadecimal digits of SHA-256.
 
     Attributes:
-      encoder: model, tables, z, y and the snapped parameters of y, as the encoder's parallel pass has them.
-      decoder: the same as the decoder's steps have them; equal, or streams of this device can't be read.
-      payload: the bytes of the stream.
+      encoder: model, tables, guards, z, y, and every decision that reaches the range coder with its table, as
+        the encoder's parallel pass has them.
+      decoder: the same as the decoder's steps have them. Equal, or this device can't read its own streams.
+      latents: z and y alone.
     """
 
     encoder: str
     decoder: str
-    payload: str
+    latents: str
 
 
 def fingerprint(coder: BlockCoder, pixels: np.ndarray, quality: int) -> Fingerprint:
-    """Codes and decodes one block on this device, and digests every integer on both ways.
+    """Codes and decodes one block on this device but for the range coder, and digests every integer.
 
     Args:
       coder: the model.
-      pixels: uint8 [H, W, bands of the model]; one block, whatever its size.
+      pixels: uint8 [H, W, 1 or the model's bands], one block, whatever its size.
       quality: in steps of 1/256.
-
-    Raises:
-      RangeCoderError: what was encoded can't even be decoded here.
     """
     y, z = latents_in_float64(coder, pixels, quality)
-    encoder, decoder = _Digest(coder), _Digest(coder)
-    coded = coder.entropy.encode(z, y, coder.psi(z, quality), encoder.witness)
-    encoder.add(z, y)
-    z_hat, y_hat = coder.entropy.decode(
-        [coded], z.shape, y.shape, lambda z: coder.psi(z, quality), decoder.witness
-    )
-    decoder.add(z_hat[0], y_hat[0])
-    return Fingerprint(encoder.hex, decoder.hex, hashlib.sha256(coded.payload).hexdigest()[:16])
+    written = Tape()
+    guards = coder.entropy.write(written, z, y, coder.psi(z, quality))
+    read = Tape(np.concatenate(written.bits))
+    z_hat, y_hat = coder.entropy.read([read], [guards], z.shape, y.shape, lambda z: coder.psi(z, quality))
+    head = coder.model.digest + tables_digest() + np.array(guards, "<i8").tobytes()
+    digests = (digest(head, written, z, y), digest(head, read, z_hat[0], y_hat[0]), digest(b"", Tape(), z, y))
+    return Fingerprint(*digests)
+
+
+def digest(head: bytes, tape: "Tape", z: np.ndarray, y: np.ndarray) -> str:
+    """16 hexadecimal digits over all that is given; how a tape is cut into pieces leaves no trace."""
+    sha = hashlib.sha256(head)
+    for indices in tape.indices:
+        sha.update(indices.astype("<i4").tobytes())
+    for bits in tape.bits:
+        sha.update(bits.astype(np.uint8).tobytes())
+    for integers in (z, y):
+        sha.update(integers.astype("<i4").tobytes())
+    return sha.hexdigest()[:16]
+
+
+class Tape:
+    """In place of a range coder: keeps decisions and their tables, and plays given decisions back."""
+
+    def __init__(self, play: np.ndarray | None = None) -> None:
+        """play: bool [n], the decisions to give out."""
+        self.indices: list[np.ndarray] = []
+        self.bits: list[np.ndarray] = []
+        self._play, self._at = play, 0
+
+    def encode(self, indices: np.ndarray, bits: np.ndarray) -> None:
+        """Keeps int32 [n] tables and bool [n] decisions."""
+        self.indices.append(indices)
+        self.bits.append(bits)
+
+    def decode(self, indices: np.ndarray) -> np.ndarray:
+        """The next decisions, bool [n]; those past the end are False."""
+        assert self._play is not None
+        bits = self._play[self._at : self._at + len(indices)]
+        bits = np.pad(bits, (0, len(indices) - len(bits)))
+        self._at += len(indices)
+        self.encode(indices, bits)
+        return bits
 
 
 def latents_in_float64(coder: BlockCoder, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
     """y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C], the same on every machine."""
-    pads = [(0, padded_size(n) - n) for n in pixels.shape[:2]]
-    padded = np.pad(pixels, [*pads, (0, 0)], "edge")[None] / 255.0
+    padded = coder.padded(pixels)[None] / 255.0
     with float64():
         variables = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), coder.model.variables)
         analyse = jax.jit(lambda v, x, q: LTCHM(coder.model.config).apply(v, x, q, method="analyse"))
         latents = jax.device_get(analyse(variables, jnp.asarray(padded), jnp.asarray(coder.rate(quality))))
     y, z = (np.clip(np.rint(v[0]), -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32) for v in latents)
     return y, z
-
-
-class _Digest:
-    def __init__(self, coder: BlockCoder) -> None:
-        self._sha = hashlib.sha256(coder.model.digest + tables_digest())
-
-    def witness(self, _: int, snapped: np.ndarray) -> None:
-        """Takes int64 [3K - 1, P, M]; position by position, so that the cut into passes leaves no trace."""
-        self._sha.update(np.moveaxis(snapped, 0, -1).astype("<i8").tobytes())
-
-    def add(self, *latents: np.ndarray) -> None:
-        for integers in latents:
-            self._sha.update(integers.astype("<i4").tobytes())
-
-    @property
-    def hex(self) -> str:
-        return self._sha.hexdigest()[:16]

@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read when JAX starts. Tests compile for longer than they compute: unoptimised code halves their time.
@@ -42,6 +43,14 @@ def _has_gpu() -> bool:
 def _fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_of_compiled_functions() -> Iterator[None]:
+    """The command keeps compiled functions for its whole process, which here is that of all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltchm_jax.cli.keep_compiled_functions", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,15 @@
 """The command as a user types it: files in, files out; one line and status 2 for what can't be done."""
 
+import dataclasses
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from drawn_model import drawn_model
 from PIL import Image
 
 from ltchm_jax import cli
@@ -55,6 +59,53 @@ def test_every_kind_of_picture_comes_back_in_its_size(folder, tmp_path, name, su
     assert back.size == (17, 31)
     assert back.mode == {"grey": "L", "rgba": "RGBA"}.get(name, "RGB")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"out{suffix}", "s.ltc"])
+
+
+def as_a_process(cache, cores, *arguments):
+    run = subprocess.run(
+        ["taskset", "--cpu-list", cores, sys.executable, "-m", "ltchm_jax", *map(str, arguments)],
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes can't be pinned here")
+def test_processes_on_other_cores_and_with_kept_functions_agree(folder, tmp_path):
+    """One core writes, two read, and the other way round; the second loads what the first compiled."""
+    every = sorted(os.sched_getaffinity(0))
+    one, all_of_them = str(every[0]), ",".join(map(str, every))
+    config = dataclasses.replace(
+        SMALL, attention="dam", attention_at_analysis=(16,), attention_at_synthesis=(16,)
+    )
+    config = dataclasses.replace(
+        config, idconv_norm="none", hyper_attention="hpham", hyper_attention_at=(32,)
+    )
+    save_model(tmp_path / "m.safetensors", drawn_model(config))
+    model, cache = ("--model", tmp_path / "m.safetensors"), tmp_path / "cache"
+    Image.fromarray(draw_scene(70, 130, 1)).save(tmp_path / "scene.png")
+    for name, cores in {"a": one, "b": all_of_them}.items():
+        as_a_process(cache, cores, "compress", tmp_path / "scene.png", tmp_path / f"{name}.ltc", *model)
+    for name, cores in {"a": all_of_them, "b": one}.items():
+        as_a_process(cache, cores, "decompress", tmp_path / f"{name}.ltc", tmp_path / f"{name}.png", *model)
+    kept = list((cache / "ltchm-jax").iterdir())
+    assert len(kept) > 2
+    assert run("decompress", tmp_path / "b.ltc", tmp_path / "fresh.png", *model) == 0
+    fresh, kept_a, kept_b = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("fresh", "a", "b"))
+    assert np.abs(fresh.astype(int) - kept_b).max() <= 1  # float32 on other cores may round the other way
+    assert np.abs(fresh.astype(int) - kept_a).max() <= 1
+
+
+@pytest.mark.parametrize("picture", ["rgb", "grey"])
+def test_the_fingerprint_is_printed(folder, capsys, picture):
+    assert run("fingerprint", folder / f"{picture}.png", "--model", folder / "m.safetensors") == 0
+    rows = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert rows["encoder"] == rows["decoder"] != rows["latents"]
+    assert all(len(value) == 16 for value in rows.values())
 
 
 def test_several_inputs_go_to_a_folder(folder, tmp_path):

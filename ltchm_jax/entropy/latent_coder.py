@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,18 @@ class CodedLatents:
     guards: Guards
 
 
-# witness(stream, int64 [3K - 1, P, M]) sees the snapped parameters of P positions, in coding order.
-Witness = Callable[[int, np.ndarray], None]
+class Sink(Protocol):
+    """Takes decisions in coding order: a `range_coder.Encoder`, or who wants to know what it would get."""
+
+    def encode(self, indices: np.ndarray, bits: np.ndarray) -> None:
+        """int32 [n] Bernoulli tables and bool [n] decisions."""
+
+
+class Source(Protocol):
+    """Gives the decisions back: a `range_coder.Decoder`, or who knows them otherwise."""
+
+    def decode(self, indices: np.ndarray) -> np.ndarray:
+        """The next decisions, bool [n], for int32 [n] Bernoulli tables."""
 
 
 class LatentCoder:
@@ -63,37 +73,37 @@ class LatentCoder:
         self._bits = jax.jit(functools.partial(_bits_of, parameters, kind))
         self._step = functools.cache(functools.partial(wavefront.compiled_step, parameters))
 
-    def encode(
-        self, z: np.ndarray, y: np.ndarray, psi: np.ndarray, witness: Witness | None = None
-    ) -> CodedLatents:
-        """Codes z, then y given z.
+    def encode(self, z: np.ndarray, y: np.ndarray, psi: np.ndarray) -> CodedLatents:
+        """Codes z, then y given z; arguments and errors as for `write`."""
+        encoder = range_coder.Encoder()
+        guards = self.write(encoder, z, y, psi)
+        return CodedLatents(encoder.finish(), guards)
+
+    def write(self, sink: Sink, z: np.ndarray, y: np.ndarray, psi: np.ndarray) -> Guards:
+        """Sends the decisions of z, then those of y given z, and returns the guards of y.
 
         Args:
+          sink: takes the decisions.
           z: int [h, w, C].
           y: int [H, W, M].
           psi: float64 [H, W, F], what the hyper-synthesis makes of z.
-          witness: is shown all integers on which the code of y depends.
 
         Raises:
           ValueError: for symbols outside +-SYMBOL_LIMIT (clip them first), or parameters that are not finite.
         """
         for name, symbols in (("z", z), ("y", y)):
             check_symbols(name, symbols)
-        encoder = range_coder.Encoder()
         recorder = _Recorder(z.ravel(), np.zeros(z.size, np.int16))
         walk(PmfModel(self._z_tables, _channels(z.shape)), recorder)
-        encoder.encode(*recorder.in_order())
+        sink.encode(*recorder.in_order())
         guards: list[Guards] = []
         for steps, values in self._passes(self._values, y, psi):
             positions = np.concatenate(steps)
             grid = np.asarray(values)[:, : len(positions)]
             listed, sides = find_guards(grid)
             guards.append(entries(listed, sides, len(grid), positions, y.shape))
-            snapped = snap(grid, listed, sides)
-            if witness:
-                witness(0, snapped)
-            encoder.encode(*self._decisions(y, steps, snapped))
-        return CodedLatents(encoder.finish(), tuple(sorted(itertools.chain(*guards))))
+            sink.encode(*self._decisions(y, steps, snap(grid, listed, sides)))
+        return tuple(sorted(itertools.chain(*guards)))
 
     def _decisions(
         self, y: np.ndarray, steps: list[np.ndarray], snapped: np.ndarray
@@ -143,44 +153,52 @@ class LatentCoder:
         z_shape: Shape,
         y_shape: Shape,
         hyper_synthesis: Callable[[np.ndarray], np.ndarray],
-        witness: Witness | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The latents that were encoded, of B streams of one shape: step by step, all streams in each step.
+        """The latents that were encoded, of B streams of one shape; arguments and errors as for `read`.
 
-        Args:
-          coded: what `encode` returned, B times.
-          z_shape, y_shape: (h, w, C) and (H, W, M). Time and memory depend on them alone, whatever the bytes.
-          hyper_synthesis: from z, int32 [h, w, C], to psi, float64 [H, W, F].
-          witness: see `encode`; both show the same for the same stream.
-
-        Returns:
-          z int32 [B, h, w, C] and y int32 [B, H, W, M]. Corrupt bytes mostly give wrong latents and no error,
-          so the caller needs a checksum.
+        Corrupt bytes mostly give wrong latents and no error, so the caller needs a checksum.
 
         Raises:
-          RangeCoderError: if the bytes of a stream decode to impossible symbols or do not end where they
-            should, or a guard lies outside y.
+          RangeCoderError: as `read`, or a stream does not end where it should.
         """
         decoders = [range_coder.Decoder(c.payload) for c in coded]
-        channels = _channels((len(coded), *z_shape))
-        symbols = walk(PmfModel(self._z_tables, channels), _answers_from(decoders, math.prod(z_shape)))
-        z = _checked("z", symbols.reshape(len(coded), *z_shape))
-        psi = np.stack([hyper_synthesis(one) for one in z])
-        y = self._decode_y(decoders, [c.guards for c in coded], y_shape, psi, witness)
+        z, y = self.read(decoders, [c.guards for c in coded], z_shape, y_shape, hyper_synthesis)
         for i, decoder in enumerate(decoders):
             with _of_stream(i):
                 decoder.finish()
         return z, y
 
-    def _decode_y(
+    def read(
         self,
-        decoders: list[range_coder.Decoder],
-        guards: list[Guards],
-        shape: Shape,
-        psi: np.ndarray,
-        witness: Witness | None,
+        sources: Sequence[Source],
+        guards: Sequence[Guards],
+        z_shape: Shape,
+        y_shape: Shape,
+        hyper_synthesis: Callable[[np.ndarray], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Asks for the decisions that `write` sent, of B latents step by step, all of them in each step.
+
+        Args:
+          sources: give the decisions; guards: what `write` returned; B of each.
+          z_shape, y_shape: (h, w, C) and (H, W, M). Time and memory depend on them alone, whatever is read.
+          hyper_synthesis: from z, int32 [h, w, C], to psi, float64 [H, W, F].
+
+        Returns:
+          z int32 [B, h, w, C] and y int32 [B, H, W, M].
+
+        Raises:
+          RangeCoderError: impossible symbols, or a guard that lies outside y.
+        """
+        channels = _channels((len(sources), *z_shape))
+        symbols = walk(PmfModel(self._z_tables, channels), _answers_from(sources, math.prod(z_shape)))
+        z = _checked("z", symbols.reshape(len(sources), *z_shape))
+        psi = np.stack([hyper_synthesis(one) for one in z])
+        return z, self._read_y(sources, guards, y_shape, psi)
+
+    def _read_y(
+        self, sources: Sequence[Source], guards: Sequence[Guards], shape: Shape, psi: np.ndarray
     ) -> np.ndarray:
-        steps, streams = wavefront.scan_order(shape[0], shape[1], self._context), len(decoders)
+        steps, streams = wavefront.scan_order(shape[0], shape[1], self._context), len(sources)
         lists = [GuardList(g, steps, shape) for g in guards]
         size = wavefront.step_size(streams * max(map(len, steps)))
         evaluate, latent = self._step(size), wavefront.padded_latent(np.zeros((streams, *shape), np.int32))
@@ -188,13 +206,10 @@ class LatentCoder:
             count = streams * len(step)
             gathered = wavefront.gather(latent, psi, step, size)
             with wavefront.float64():
-                values = np.asarray(evaluate(self._variables, *gathered, count))[:, :count]
+                values = evaluate(self._variables, *gathered, count)[:, :count]
             values = values.reshape(len(values), streams, len(step), shape[2])
             snapped = np.stack([_snapped(values[:, b], lists[b], i, b) for b in range(streams)], axis=1)
-            if witness:
-                for b in range(streams):
-                    witness(b, snapped[:, b])
-            decide = _answers_from(decoders, len(step) * shape[2])
+            decide = _answers_from(sources, len(step) * shape[2])
             symbols = walk(self._mixtures(snapped), decide).reshape(streams, len(step), -1)
             latent[:, step[:, 0] + 2, step[:, 1] + 2] = _checked("y", symbols)
         return latent[:, 2:, 2:-2]
@@ -236,13 +251,13 @@ class _Recorder:
         return indices[order], bits[order]
 
 
-def _answers_from(decoders: list[range_coder.Decoder], count: int) -> Decide:
+def _answers_from(sources: Sequence[Source], count: int) -> Decide:
     """A `Decide` that reads the answers about `count` symbols from each stream in turn."""
-    ends = count * np.arange(1, len(decoders))
+    ends = count * np.arange(1, len(sources))
 
     def decide(indices: np.ndarray, rows: np.ndarray, question: Question) -> np.ndarray:
         parts = np.split(indices, np.searchsorted(rows, ends))
-        return np.concatenate([d.decode(part) for d, part in zip(decoders, parts, strict=True)])
+        return np.concatenate([s.decode(part) for s, part in zip(sources, parts, strict=True)])
 
     return decide
 

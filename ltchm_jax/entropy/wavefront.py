@@ -14,6 +14,7 @@ gathered on the host: what is compiled then depends on no picture's size, and no
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -127,36 +128,27 @@ def grid_values_of(parameters: Parameters, variables: Any, taps: jax.Array, psi:
     return grid_values(*parameters(variables, taps.astype(jnp.float64), psi))
 
 
-def grid_values_in_turn(
-    parameters: Parameters, variables: Any, taps: jax.Array, psi: jax.Array, count: jax.Array
-) -> jax.Array:
-    """`grid_values_of` the first `count` of the positions, one after the other; the rest is zero.
+# (variables, taps [size, 12, M], psi [size, F], count) -> float64 [3K - 1, at least count, M]
+Step = Callable[[Any, np.ndarray, np.ndarray, int], np.ndarray]
 
-    On a CPU a few matrix-vector products, which read the weights where they lie, take half the time of one
-    matrix product with as few rows, which copies them first.
+
+def compiled_step(parameters: Parameters, size: int) -> Step:
+    """A decoder's step for up to `size` positions, on the default device.
+
+    On a CPU up to 8 positions go one after the other: matrix-vector products read the weights where they lie,
+    and take half the time of one matrix product with as few rows, which copies them first.
     """
-
-    def at(i: jax.Array) -> jax.Array:
-        one = (jax.lax.dynamic_slice_in_dim(rows, i, 1) for rows in (taps, psi))
-        return grid_values_of(parameters, variables, *one)
-
-    like = jax.eval_shape(at, count)
-    out = jnp.zeros((like.shape[0], len(taps), like.shape[2]), like.dtype)
-    return jax.lax.fori_loop(
-        0, count, lambda i, out: jax.lax.dynamic_update_slice_in_dim(out, at(i), i, 1), out
-    )
+    on_cpu = jax.default_backend() == "cpu"
+    # Few rows are not worth sharing among threads.
+    options = {"xla_cpu_multi_thread_eigen": size >= 64} if on_cpu else None
+    values_of = jax.jit(functools.partial(grid_values_of, parameters), compiler_options=options)
+    if on_cpu and size <= 8:
+        return functools.partial(_in_turn, values_of)
+    return lambda variables, taps, psi, count: np.asarray(values_of(variables, taps, psi))
 
 
-def compiled_step(parameters: Parameters, size: int) -> Callable[..., jax.Array]:
-    """(variables, taps, psi, count) -> grid values of a decoder's step, for up to `size` positions."""
-    if jax.default_backend() != "cpu":
-        return jax.jit(lambda variables, taps, psi, count: grid_values_of(parameters, variables, taps, psi))
-    in_turn = size <= 8
-
-    def step(variables: Any, taps: jax.Array, psi: jax.Array, count: jax.Array) -> jax.Array:
-        if in_turn:
-            return grid_values_in_turn(parameters, variables, taps, psi, count)
-        return grid_values_of(parameters, variables, taps, psi)
-
-    # Steps are too small to share among threads.
-    return jax.jit(step, compiler_options={"xla_cpu_multi_thread_eigen": size >= 64})
+def _in_turn(
+    values_of: Callable[..., jax.Array], variables: Any, taps: np.ndarray, psi: np.ndarray, count: int
+) -> np.ndarray:
+    rows = [values_of(variables, taps[i : i + 1], psi[i : i + 1]) for i in range(count)]
+    return np.concatenate(rows, axis=1)

@@ -1,0 +1,89 @@
+"""One digest on every machine: threads, cores, compilers, versions of JAX, parallel pass and steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_model import drawn_model
+from small_model import small_model
+
+from ltchm_jax.block_coder import BlockCoder
+from ltchm_jax.fingerprint import Tape, digest, fingerprint
+from ltchm_jax.imagery.scenes import draw_scene
+
+# What every machine must print for this model and this scene; a change here breaks every stream ever written.
+EXPECTED = ("f769398a1959ec7b", "f769398a1959ec7b", "e974b59040734fe1")
+
+PROGRAM = "import sys; sys.path.insert(0, 'tests'); import test_fingerprint as t; print(*t.of_this_process())"
+EIGEN, FAST = "--xla_cpu_multi_thread_eigen", "--xla_cpu_enable_fast_math"
+FLAGS = [f"{EIGEN}=false", f"{FAST}=true", f"{FAST}=false", "--xla_backend_optimization_level=0"]
+
+
+def portable_coder() -> BlockCoder:
+    """Width 32 with hyper-attention: softmax, normalisation and GELU lie on the entropy path."""
+    return BlockCoder(drawn_model(small_model(hyper_attention="hpham", hyper_attention_at=(32,))))
+
+
+def of_this_process() -> tuple[str, str, str]:
+    return fingerprint(portable_coder(), draw_scene(120, 180, 3), 0)
+
+
+def of_another_process(prefix: list[str], flags: str) -> tuple[str, ...]:
+    run = subprocess.run(
+        [*prefix, sys.executable, "-c", PROGRAM],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": "."},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    return tuple(run.stdout.split())
+
+
+def test_the_fingerprint_is_that_of_every_machine():
+    found = of_this_process()
+    assert found.encoder == found.decoder
+    assert tuple(found) == EXPECTED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", FLAGS)
+def test_compilers_and_threads_change_nothing(flags):
+    assert of_another_process([], flags) == EXPECTED
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes can't be pinned here")
+def test_one_core_is_as_good_as_all():
+    core = str(min(os.sched_getaffinity(0)))
+    assert of_another_process(["taskset", "--cpu-list", core], "") == EXPECTED
+
+
+@pytest.mark.gpu
+def test_an_accelerator_computes_what_a_cpu_does():
+    assert tuple(of_this_process()) == EXPECTED
+
+
+def test_every_integer_counts():
+    rng = np.random.default_rng(0)
+    z, y = rng.integers(-3, 4, (2, 5)), rng.integers(-3, 4, (2, 7))
+    indices, bits = rng.integers(0, 99, 20).astype(np.int32), rng.integers(0, 2, 20).astype(bool)
+
+    def of(indices, bits, cut=20):
+        tape = Tape()
+        tape.encode(indices[:cut], bits[:cut])
+        tape.encode(indices[cut:], bits[cut:])
+        return digest(b"head", tape, z, y)
+
+    reference = of(indices, bits)
+    assert of(indices, bits, 7) == reference
+    other = indices.copy()
+    other[3] += 1
+    assert of(other, bits) != reference
+    assert of(indices, bits ^ (np.arange(20) == 19)) != reference
+    y[1, 6] += 1
+    assert of(indices, bits) != reference
