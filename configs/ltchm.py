@@ -75,7 +75,7 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
     config.ema = 0.0  # decay of the averaged weights; 0: off
     config.dtype = "float32"  # of the transforms: float32 | bfloat16
     config.accumulate = 1  # parts in which a device takes its share of the batch: less memory
-    config.remat = False  # compute blocks again for the gradient: less memory still, more work
+    config.remat = False  # compute blocks again for the gradient: more work, less memory (not on a CPU)
 
     # What is written while it runs.
     config.log_every = 50

@@ -11,6 +11,7 @@ from small_model import small_config
 
 from ltchm_jax import training
 from ltchm_jax.losses import Losses
+from ltchm_jax.model import LTCHM
 from ltchm_jax.training import (
     AXIS,
     NonFiniteLoss,
@@ -190,6 +191,19 @@ def test_parts_of_a_batch_move_the_running_statistics_in_turn(monkeypatch):
     np.testing.assert_allclose(gradient, [0.2, 0.2], rtol=1e-6)
     np.testing.assert_allclose(losses.loss, 0.4, rtol=1e-6)
     np.testing.assert_allclose(stats, ((8 / 2) / 2 + 0.2) / 2 + 0.4, rtol=1e-6)
+
+
+def kept_for_the_gradient(remat: bool) -> int:
+    """Values that the backward pass of the small model needs from the forward pass."""
+    model = LTCHM(Recipe.from_config(small_config()).model, None, remat)
+    x = jnp.zeros((1, 64, 64, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
+    kept = jax.eval_shape(lambda v: jax.vjp(lambda v: model.apply(v, x).x_hat, v)[1], variables)
+    return sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+
+def test_rematerialisation_keeps_less_for_the_gradient():
+    assert kept_for_the_gradient(True) < 0.6 * kept_for_the_gradient(False)
 
 
 def test_bfloat16_keeps_weights_and_losses_in_float32():
