@@ -40,8 +40,14 @@ def parser() -> argparse.ArgumentParser:
     compress = commands.add_parser("compress", help="picture files to streams")
     compress.add_argument("input", nargs="+", help="PNG, JPEG, TIFF, WebP or BMP; - for standard input")
     compress.add_argument("output", help="a stream; a folder for several inputs; - for standard output")
-    compress.add_argument(
-        "--quality", type=float, help="0 (fewest bytes) to 5, any value between; default 2.5"
+    rate = compress.add_mutually_exclusive_group()
+    rate.add_argument("--quality", type=float, help="0 (fewest bytes) to 5, any value between; default 2.5")
+    rate.add_argument("--max-bytes", type=int, metavar="N", help="the best quality within N bytes a picture")
+    rate.add_argument(
+        "--target-bpp",
+        type=float,
+        metavar="B",
+        help="the best quality within B bits a pixel, all bytes counted",
     )
     compress.add_argument(
         "--metadata", action="store_true", help="keep ICC profile, EXIF, text and TIFF tags"
@@ -156,9 +162,12 @@ def open_codec(name: str | None) -> "Codec":
 def keep_compiled_functions() -> None:
     """Makes JAX keep what takes long to compile in the user's cache folder, within a limit."""
     import os
+    import warnings
 
     import jax
 
+    # Two commands that write the same entry at once: one of them warns, nothing is lost.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache")
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
@@ -181,10 +190,15 @@ def run_compress(options: argparse.Namespace) -> None:
     for source, target in pairs:
         image = read_image(source)
         codec = codec or open_codec(options.model)
-        data = codec.compress_image(image, options.quality, metadata=options.metadata, progress=_progress)
+        height, width = image.pixels.shape[:2]
+        budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
+        how: dict = {"metadata": options.metadata, "progress": _progress}
+        if budget is None:
+            data = codec.compress_image(image, options.quality, **how)
+        else:
+            data = codec.compress_within(image, int(budget), **how)
         with atomic_write(target) as file:
             file.write(data)
-        height, width = image.pixels.shape[:2]
         note = f"{source}: {width} x {height}, {len(data)} bytes, {8 * len(data) / (width * height):.3f} bpp"
         print(note, file=sys.stderr)
 

@@ -105,6 +105,34 @@ class Codec:
         alpha = image.pixels[..., -1].tobytes() if image.layout.has_alpha else None
         return bitstream.pack(header, blocks, metadata=image.metadata if metadata else None, alpha=alpha)
 
+    def compress_within(
+        self, image: Image, max_bytes: int, *, metadata: bool = False, progress: Progress = _silent
+    ) -> bytes:
+        """The stream of the highest quality (to 1/64) found that has at most `max_bytes` bytes, by bisection.
+
+        Raises:
+          ValueError: the lowest quality takes more, or the picture can't be coded, see `compress`.
+        """
+
+        def stream(steps: int) -> bytes:
+            return self.compress_image(image, steps / QUALITY_STEPS, metadata=metadata, progress=progress)
+
+        low, high = 0, max(len(self.model.config.lmbdas) - 1, 0) * QUALITY_STEPS
+        best = stream(low)
+        if len(best) > max_bytes:
+            raise ValueError(f"`max_bytes` must be {len(best)} or more for this picture, got {max_bytes}.")
+        steps = high  # the highest quality is tried first: it may do
+        while high - low > QUALITY_STEPS // 64:
+            data = stream(steps)
+            if len(data) > max_bytes:
+                high = steps
+            elif steps == high:
+                return data
+            else:
+                low, best = steps, data
+            steps = (low + high) // 2
+        return best
+
     def decompress(self, data: bytes, window: Rect | None = None) -> np.ndarray:
         """The picture in a stream, uint8 [H, W, bands], or a window of it.
 
@@ -131,6 +159,15 @@ class Codec:
             plane = np.frombuffer(container.alpha() or b"", np.uint8).reshape(header.height, header.width, 1)
             pixels = np.concatenate([pixels, plane[window.slices]], -1)
         return Image(pixels, header.layout, container.metadata)
+
+    @staticmethod
+    def info(data: bytes) -> Header:
+        """What the header of a stream says: size, layout, bands, quality, model; needs no weights.
+
+        Raises:
+          BitstreamError: not a stream, or damaged.
+        """
+        return bitstream.read(data).header
 
     def compress_file(
         self, source: str | Path, target: str | Path, quality: float | None = None, **options: bool

@@ -188,6 +188,4 @@ def check_weights(config: ModelConfig, flat: dict[str, np.ndarray], name: str) -
     ]
     wrong += [f"{k} not finite" for k in sorted(flat) if not np.isfinite(flat[k]).all()]
     if wrong:
-        raise ModelError(
-            f"The weights of {name!r} do not fit its configuration: {'; '.join(wrong[:8])}."
-        )
+        raise ModelError(f"The weights of {name!r} do not fit its configuration: {'; '.join(wrong[:8])}.")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ltchm_jax.bitstream import BitstreamError, ModelMismatch
+from ltchm_jax.bitstream import read as bitstream_read
 from ltchm_jax.container.grid import Rect
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata
@@ -93,6 +94,30 @@ def test_more_quality_is_more_bytes(codec):
     sizes = [len(codec.compress(scene(64, 64), quality)) for quality in (0, 1, 2)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 2.0])
+def test_the_best_quality_within_a_number_of_bytes(codec, share):
+    image = Image(scene(64, 64), Layout.RGB)
+    least, most = (len(codec.compress_image(image, quality)) for quality in (0, 2))
+    allowed = round(least + share * (most - least))
+    data = codec.compress_within(image, allowed)
+    assert len(data) <= allowed
+    quality = bitstream_read(data).header.quality / codec_module.QUALITY_STEPS
+    if share >= 1:
+        assert quality == 2
+    else:
+        assert len(codec.compress_image(image, quality + 1 / 32)) > allowed
+
+
+def test_info_is_the_header(codec):
+    header = codec_module.Codec.info(codec.compress(scene(20, 30), 1))
+    assert (header.width, header.height, header.digest) == (30, 20, codec.model.digest)
+
+
+def test_too_few_bytes_are_refused(codec):
+    with pytest.raises(ValueError, match=r"`max_bytes` must be \d+ or more for this picture, got 10"):
+        codec.compress_within(Image(scene(64, 64), Layout.RGB), 10)
 
 
 def test_compress_twice_gives_the_same_bytes(codec):
