@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from ltchm_jax.codec import Codec
@@ -32,9 +32,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with status 2."""
+        self.exit(2, f"ltchm: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="ltchm", description="Compress remote-sensing images with LTCHM.")
+    top = Parser(prog="ltchm", description="Compress remote-sensing images with LTCHM.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     compress = commands.add_parser("compress", help="picture files to streams")
@@ -182,12 +190,13 @@ def _progress(blocks: Iterable, total: int) -> Iterable:
 
 def run_compress(options: argparse.Namespace) -> None:
     """`ltchm compress`."""
-    from ltchm_jax.imagery.files import atomic_write
+    from ltchm_jax.imagery.files import atomic_write, check_folder
     from ltchm_jax.imagery.images import read_image
 
     pairs = targets(options.input, options.output, SUFFIX)
     codec = None
     for source, target in pairs:
+        check_folder(target)
         image = read_image(source)
         codec = codec or open_codec(options.model)
         height, width = image.pixels.shape[:2]

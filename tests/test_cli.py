@@ -122,6 +122,25 @@ def test_a_window_is_cut_out(folder, tmp_path):
     np.testing.assert_array_equal(part, whole[5:25, 2:12])
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compress", "a.png", "b.ltc", "--quality", "1", "--max-bytes", "3"),
+        ("decompress", "a.ltc", "b.png", "--window", "1,2"),
+        ("complexity", "--size", "big"),
+        ("nothing",),
+        (),
+    ],
+)
+def test_wrong_arguments_are_one_line(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ltchm: ")
+    assert said.count("\n") == 1
+
+
 def test_info_says_what_a_stream_holds(folder, capsys):
     assert run("info", folder / "rgb.ltc") == 0
     out = capsys.readouterr().out

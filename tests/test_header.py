@@ -57,7 +57,7 @@ def test_samples_count_alpha():
     "data", [b"", b"\x89PNG\r\n\x1a\n" + bytes(30), b"\xccLS1\r\n" + bytes(30), b"LT1\r\n"]
 )
 def test_other_files_are_not_streams(data):
-    with pytest.raises(NotAStream, match="a stream starts with cc 4c 54 31 0d 0a"):
+    with pytest.raises(NotAStream, match="not an LTCHM stream: one starts with cc 4c 54 31 0d 0a"):
         parse(data)
 
 

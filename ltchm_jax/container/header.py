@@ -155,7 +155,10 @@ def _check_signature(cursor: Cursor) -> None:
     size = len(signature())
     found = cursor.take(min(size, cursor.remaining), "signature")
     if not found or found[:3] != MAGIC[: len(found)]:
-        raise NotAStream(f"a stream starts with {signature().hex(' ')}, got {found.hex(' ') or 'nothing'}")
+        raise NotAStream(
+            f"not an LTCHM stream: one starts with {signature().hex(' ')}, got {found.hex(' ') or 'nothing'}; "
+            "give a file that `ltchm compress` wrote"
+        )
     if len(found) == size and found[4:] != CANARY:
         raise NotAStream("the stream's line endings were changed in transfer: fetch it again in binary mode")
     cursor.take(size - len(found), "signature")

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all; `-` is standard input or output. Standard library only."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -25,6 +26,12 @@ def open_input(path: str | Path) -> Iterator[BinaryIO]:
         return
     with open(path, "rb") as file:
         yield file
+
+
+def check_folder(path: str | Path) -> None:
+    """Raises FileNotFoundError unless the folder of a file that is to be written exists."""
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
 
 
 @contextmanager
@@ -59,6 +66,8 @@ def _write_and_rename(target: Path) -> Iterator[BinaryIO]:
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
-    except BaseException:  # an interrupt, too, must leave nothing behind
+    except BaseException as error:  # an interrupt, too, must leave nothing behind
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(target)  # the name that the caller knows
         raise

@@ -11,7 +11,6 @@ Rules, so that nothing about a picture is guessed:
 - PNG keeps text, ICC profile and EXIF; TIFF keeps the ICC profile and TIFF tags, georeferencing among them.
 """
 
-import errno
 import logging
 import threading
 import warnings
@@ -27,7 +26,7 @@ from ltchm_jax.bitstream import MAX_PIXELS
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata, TiffTag
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.files import atomic_write, open_input
+from ltchm_jax.imagery.files import atomic_write, check_folder, open_input
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}
@@ -99,8 +98,7 @@ def check_writable(path: str | Path, suffix: str | None = None) -> str:
     suffix = (suffix or Path(path).suffix).lower()
     if suffix not in (".png", ".tif", ".tiff"):
         raise ImageError(f"pictures are written as .png, .tif or .tiff, got {str(path)!r}: change the ending")
-    if not Path(path).parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
+    check_folder(path)
     return suffix
 
 
