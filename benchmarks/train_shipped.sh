@@ -34,7 +34,7 @@ if [ "$kind" = accelerator ]; then
     --config.data.threads=16 --config.validate_every=5000 --config.checkpoint_every=1000)
   echo "100,000 steps of 16 crops of 256 x 256 in bfloat16; not timed here: see 'left' in the lines below" >&2
 else
-  echo "5,000 steps of 4 crops of 128 x 128: 1 to 1.5 h on two x86 cores (4 to 6 images/s were measured)" >&2
+  echo "6,600 steps of 4 crops of 128 x 128: 1 to 2 h on two x86 cores (3.5 to 6.5 images/s were measured)" >&2
 fi
 exec "$python" train.py --config configs/shipped.py --workdir "${workdir:-runs/shipped-$kind}" \
   --config.data.folder="$data/train" --config.data.validation_folder="$data/val" "${flags[@]}" "$@"

@@ -23,13 +23,13 @@ def get_config() -> ml_collections.ConfigDict:
         config.data.crop = 128
         config.data.validation_images = 16
         config.batch_size = 4
-        config.steps = 5_000
-        config.learning_rate = 1e-3
+        config.steps = 6_600
+        config.learning_rate = 3e-4  # at 1e-3 batches of four throw the loss about
         config.schedule = "cosine"
         config.warmup = 200
         config.clip_value = 0.0
         config.clip_norm = 1.0
-        config.ema = 0.99
+        config.ema = 0.995
         config.log_every = 25
         config.validate_every = 1_000
         config.checkpoint_every = 250
