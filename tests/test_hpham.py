@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ltchm_jax.model import hpham
-from ltchm_jax.model.hpham import GCA, HPHAM, MSBFFN, ReleasedHPHAM, SaE, WindowAttention
+from ltchm_jax.model.hpham import GCA, HPHAM, MSBFFN, ReleasedStage, SaE, WindowAttention
 
 HEAD = hpham.HEAD_DIM
 
@@ -161,7 +161,9 @@ def test_the_widest_branch_reaches_seven_by_seven():
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (1, 13, 1, 13)  # 3 + 2 + 1 to each side
 
 
-@pytest.mark.parametrize("module", [HPHAM(), ReleasedHPHAM(), HPHAM(False), ReleasedHPHAM(False)])
+@pytest.mark.parametrize(
+    "module", [HPHAM(), HPHAM(ReleasedStage), HPHAM(channel_attention=False), HPHAM(ReleasedStage, False)]
+)
 @pytest.mark.parametrize("size", [(8, 8), (3, 6)])
 def test_any_size_keeps_its_shape(module, size):
     x = jax.ShapeDtypeStruct((2, *size, 64), jnp.bfloat16)
@@ -202,7 +204,9 @@ def paper_stage(x: jax.Array, params: dict, shifted: bool) -> jax.Array:
     return x + MSBFFN().apply({"params": params["ffn"]}, norm(x, params["norm2"]))
 
 
-@pytest.mark.parametrize(("module", "stage"), [(HPHAM(), paper_stage), (ReleasedHPHAM(), released_stage)])
+@pytest.mark.parametrize(
+    ("module", "stage"), [(HPHAM(), paper_stage), (HPHAM(ReleasedStage), released_stage)]
+)
 def test_two_stages_are_put_together_as_written(module, stage):
     x = jnp.asarray(normal(0, 1, 6, 4, 64))
     params = scrambled(jax.eval_shape(module.init, jax.random.key(0), x), scale=0.1)["params"]

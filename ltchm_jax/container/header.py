@@ -156,8 +156,8 @@ def _check_signature(cursor: Cursor) -> None:
     found = cursor.take(min(size, cursor.remaining), "signature")
     if not found or found[:3] != MAGIC[: len(found)]:
         raise NotAStream(
-            f"not an LTCHM stream: one starts with {signature().hex(' ')}, got {found.hex(' ') or 'nothing'}; "
-            "give a file that `ltchm compress` wrote"
+            f"not an LTCHM stream: one starts with {signature().hex(' ')}, "
+            f"got {found.hex(' ') or 'nothing'}; give a file that `ltchm compress` wrote"
         )
     if len(found) == size and found[4:] != CANARY:
         raise NotAStream("the stream's line endings were changed in transfer: fetch it again in binary mode")

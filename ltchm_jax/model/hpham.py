@@ -1,9 +1,11 @@
 """Hybrid parallel hyper-attention: (shifted) window beside channel attention (paper 2.3-2.5, Fig. 3-5).
 
-Two ways to put the same parts together: `HPHAM` is eq. 6 of the paper, `ReleasedHPHAM` what the authors' code
-computes. Both keep the shape [B, H, W, 2C] and send the first C channels to channel attention, the last C to
-window attention.
+Two ways to put the same parts together: `HPHAMStage` is eq. 6 of the paper, `ReleasedStage` what the authors'
+code computes. Both keep the shape [B, H, W, 2C] and send the first C channels to channel attention, the last C
+to window attention.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -176,22 +178,8 @@ def parallel_attention(x: Array, channel_attention: nn.Module | None, shifted: b
     return jnp.concatenate([first, WindowAttention(shifted, name="attention")(last)], -1)
 
 
-class HPHAM(nn.Module):
-    """Two stages of eq. 6, W-MSA then SW-MSA.
-
-    Each is X' = conv(GCA | MSA of conv(LN(X))) + X; X' + MSB-FFN(LN(X')).
-    """
-
-    channel_attention: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = HPHAMStage(False, self.channel_attention, name="stage1")(x)
-        return HPHAMStage(True, self.channel_attention, name="stage2")(x)
-
-
 class HPHAMStage(nn.Module):
-    """One stage of eq. 6."""
+    """One stage of eq. 6: X' = conv(GCA | MSA of conv(LN(X))) + X; X' + MSB-FFN(LN(X'))."""
 
     shifted: bool
     channel_attention: bool
@@ -205,19 +193,8 @@ class HPHAMStage(nn.Module):
         return x + MSBFFN(name="ffn")(layer_norm(x, "norm2"))
 
 
-class ReleasedHPHAM(nn.Module):
-    """The two stages as released: the 1x1 before the norm, the residual from its output, one more 1x1."""
-
-    channel_attention: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = ReleasedStage(False, self.channel_attention, name="stage1")(x)
-        return ReleasedStage(True, self.channel_attention, name="stage2")(x)
-
-
 class ReleasedStage(nn.Module):
-    """One stage of the released code."""
+    """One stage as released: the 1x1 before the norm, the residual from its output, one more 1x1."""
 
     shifted: bool
     channel_attention: bool
@@ -231,3 +208,15 @@ class ReleasedStage(nn.Module):
         mid = base + Conv(dim, 1, name="join")(joined)
         mid = mid + MSBFFN(released=True, name="ffn")(layer_norm(mid, "norm2"))
         return x + Conv(dim, 1, name="out")(mid)
+
+
+class HPHAM(nn.Module):
+    """Two stages, W-MSA then SW-MSA, each of the form `stage`: `HPHAMStage` or `ReleasedStage`."""
+
+    stage: Callable[..., nn.Module] = HPHAMStage
+    channel_attention: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = self.stage(False, self.channel_attention, name="stage1")(x)
+        return self.stage(True, self.channel_attention, name="stage2")(x)

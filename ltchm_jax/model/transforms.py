@@ -11,7 +11,7 @@ import flax.linen as nn
 from ltchm_jax.model.attention import SAM, WAM, SWAtten
 from ltchm_jax.model.config import ModelConfig
 from ltchm_jax.model.dam import DAM
-from ltchm_jax.model.hpham import HPHAM, ReleasedHPHAM
+from ltchm_jax.model.hpham import HPHAM, HPHAMStage, ReleasedStage
 from ltchm_jax.model.layers import Array, Conv, DownBlock, ResidualBlock, UpBlock, UpsampleConv, leaky_relu
 
 
@@ -37,8 +37,8 @@ def hyper_attend(x: Array, config: ModelConfig, name: str) -> Array:
     """HPHAM in the form of the variant, on x [B, H, W, D]."""
     if config.hyper_attention == "none":
         return x
-    module = HPHAM if config.variant == "paper" else ReleasedHPHAM
-    return module(channel_attention=config.hyper_attention == "hpham", name=name)(x)
+    stage = HPHAMStage if config.variant == "paper" else ReleasedStage
+    return HPHAM(stage, channel_attention=config.hyper_attention == "hpham", name=name)(x)
 
 
 def hyper_width(config: ModelConfig) -> int:
