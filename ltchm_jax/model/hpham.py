@@ -1,8 +1,8 @@
 """Hybrid parallel hyper-attention: (shifted) window beside channel attention (paper 2.3-2.5, Fig. 3-5).
 
-Two ways to put the same parts together: `HPHAMStage` is eq. 6 of the paper, `ReleasedStage` what the authors'
-code computes. Both keep the shape [B, H, W, 2C] and send the first C channels to channel attention, the last C
-to window attention.
+Two ways to put the same parts together: `HPHAMStage` is eq. 6 of the paper, `ReleasedStage` what the
+authors' code computes. Both keep the shape [B, H, W, 2C] and send the first C channels to channel attention,
+the last C to window attention.
 """
 
 from collections.abc import Callable
