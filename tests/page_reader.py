@@ -3,6 +3,8 @@
 import zlib
 from types import SimpleNamespace
 
+LIMIT = 2 * 16384 * 16384  # pixels of four samples
+
 
 class Refused(Exception):
     """The stream breaks a rule."""
@@ -55,9 +57,14 @@ def unzip(data, size):
     return plain
 
 
+def number(n, size, overlap):
+    """Blocks along one side."""
+    return 1 if size == 0 or n <= size else (n - overlap + size - overlap - 1) // (size - overlap)
+
+
 def cut(n, size, overlap):
     """First pixels of the blocks, and their length."""
-    count = 1 if size == 0 or n <= size else (n - overlap + size - overlap - 1) // (size - overlap)
+    count = number(n, size, overlap)
     length = (n + (count - 1) * overlap + count - 1) // count
     return [i * (n - length) // (count - 1) if count > 1 else 0 for i in range(count)], length
 
@@ -76,6 +83,7 @@ def picture(b):
     need(f.block_size == 0 or 16 <= f.block_size <= 4096, "block size")
     need(f.overlap * 4 <= f.block_size, "overlap")
     need(f.block_size or max(f.width, f.height) <= 4096, "one block is too large")
+    need(f.width * f.height * max(f.bands + f.layout % 2, 4) <= 4 * LIMIT, "too many pixels")
     return f
 
 
@@ -131,9 +139,10 @@ def read(data):
     need(b.get(6) == b"\xcc\x4c\x54\x31\x0d\x0a", "signature")
     f = picture(b)
     found = chunks(b)
-    starts = [cut(n, f.block_size, f.overlap) for n in (f.height, f.width)]
+    sides = [(n, f.block_size, f.overlap) for n in (f.height, f.width)]
+    need(9 * number(*sides[0]) * number(*sides[1]) <= b.left(), "index")
+    starts = [cut(*side) for side in sides]
     f.rects = [(t, l, starts[0][1], starts[1][1]) for t in starts[0][0] for l in starts[1][0]]  # noqa: E741
-    need(9 * len(f.rects) <= b.left(), "index")
     index = [(b.varint(), b.u32(), b.u32()) for _ in f.rects]
     need(zlib.crc32(data[: b.at]) == b.u32(), "checksum of the head")
     lists = guards(found.get("G", b""), len(index))
