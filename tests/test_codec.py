@@ -1,6 +1,7 @@
 """Pictures to streams and back: the latents that went in come out, whatever the size, or a named error."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -135,6 +136,17 @@ def test_windows_are_crops_of_the_whole(codec):
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_threads_share_a_codec(variables):
+    fresh = codec_module.Codec(make_model(SMALL, variables))  # all threads meet functions not yet compiled
+    pictures = [draw_scene(64, 64 + 64 * (i % 2), i) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        streams = list(pool.map(fresh.compress, pictures))
+        decoded = list(pool.map(fresh.decompress, streams))
+    for picture, stream, pixels in zip(pictures, streams, decoded, strict=True):
+        assert fresh.compress(picture) == stream
+        np.testing.assert_array_equal(fresh.decompress(stream), pixels)
+
+
 def test_blocks_of_one_shape_compile_once(codec):
     codec.compress(scene(150, 100))
     traces = codec.blocks._analyse._cache_size()
