@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax.model.hpham import Linear, layer_norm
-from ltchm_jax.model.layers import Array, Conv
+from ltchm_jax.model.layers import Array, Conv, param
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 UNITS = 3  # residual units in each branch
@@ -75,7 +75,7 @@ class WideWindowAttention(nn.Module):
     def _attend(self, q: Array, k: Array, v: Array, mask: np.ndarray) -> Array:
         """q, k, v [B, windows, tokens, heads, d] -> the same shape."""
         span, size = 2 * self.window - 1, self.window
-        bias = self.param("bias", nn.initializers.truncated_normal(0.02), (self.heads, span, span))
+        bias = param(self, "bias", nn.initializers.truncated_normal(0.02), (self.heads, span, span))
         row, column = np.divmod(np.arange(size * size), size)
         rows, columns = (p[:, None] - p[None, :] + size - 1 for p in (row, column))
         logits = jnp.einsum("bnqhd,bnkhd->bnhqk", q, k) * q.shape[-1] ** -0.5

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ltchm_jax.model.layers import Array, Conv, depthwise_conv2d
+from ltchm_jax.model.layers import Array, Conv, depthwise_conv2d, param
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
@@ -43,8 +43,8 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale = param(self, "scale", nn.initializers.ones, (channels,))
+        bias = param(self, "bias", nn.initializers.zeros, (channels,))
         if self.train:
             batch_mean, batch_var, unbias = self._statistics(x.astype(jnp.float32))
             if not self.is_initializing():
@@ -89,8 +89,8 @@ class IDConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels, size = x.shape[-1], self.kernel_size
         init = nn.initializers.normal(0.02)
-        weight = self.param("weight", init, (self.kernels, size, size, channels)).astype(x.dtype)
-        bias = self.param("bias", init, (self.kernels, 1, 1, channels)).astype(x.dtype)
+        weight = param(self, "weight", init, (self.kernels, size, size, channels)).astype(x.dtype)
+        bias = param(self, "bias", init, (self.kernels, 1, 1, channels)).astype(x.dtype)
         # A 1x1 kernel is made from the same mean as the bias: one projection serves both, and counts twice.
         project = Bottleneck(
             self.reduction,
@@ -182,19 +182,13 @@ class DAM(nn.Module):
         return x + nn.sigmoid(Conv(x.shape[-1], 1, name="mask")(mask)) * trunk
 
     def _stacked_variables(self, unit: ResidualUnit, channels: int) -> dict:
-        collections = ("params", "batch_stats") if self.norm == "batch" else ("params",)
-        if self.has_variable(
-            "params", "branches"
-        ):  # a module traces initial values even where it has its own
-            return {name: self.get_variable(name, "branches") for name in collections}
-
         def init(key: Array, collection: str) -> dict:
             keys = jax.random.split(key, (BRANCHES, UNITS))
             return jax.vmap(jax.vmap(lambda key: unit.init(key, jnp.zeros((1, 3, 3, channels)))[collection]))(
                 keys
             )
 
-        variables = {"params": self.param("branches", init, "params")}
+        variables = {"params": param(self, "branches", init, "params")}
         if self.norm == "batch":
             # Means of 0 and variances of 1 whatever the key.
             stats = self.variable("batch_stats", "branches", init, jax.random.key(0), "batch_stats")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltchm_jax.model.layers import Array, Conv, bias_init, depthwise_conv2d, leaky_relu
+from ltchm_jax.model.layers import Array, Conv, bias_init, depthwise_conv2d, leaky_relu, param
 
 HEAD_DIM = 32
 WINDOW = 4
@@ -61,10 +61,10 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fan_in = x.shape[-1]
-        x_out = x @ self.param("kernel", bias_init(fan_in), (fan_in, self.features)).astype(x.dtype)
+        x_out = x @ param(self, "kernel", bias_init(fan_in), (fan_in, self.features)).astype(x.dtype)
         if not self.use_bias:
             return x_out
-        bias = self.param("bias", bias_init(fan_in), (self.features,)).astype(x.dtype)
+        bias = param(self, "bias", bias_init(fan_in), (self.features,)).astype(x.dtype)
         return x_out + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -96,7 +96,7 @@ class WindowAttention(nn.Module):
     def _attend(self, q: Array, k: Array, v: Array, mask: np.ndarray | None) -> Array:
         """q, k, v [B, windows, 16, heads, 32] -> the same shape."""
         span = 2 * WINDOW - 1
-        bias = self.param("bias", nn.initializers.normal(0.02), (q.shape[-2], span, span))
+        bias = param(self, "bias", nn.initializers.normal(0.02), (q.shape[-2], span, span))
         rows, columns = relative_offsets()
         logits = jnp.einsum("bnqhd,bnkhd->bnhqk", q, k) * HEAD_DIM**-0.5
         logits += bias.astype(q.dtype)[:, rows, columns][None, None]
@@ -165,8 +165,8 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels, size = x.shape[-1], self.kernel_size
         init = bias_init(size * size)
-        kernel = self.param("kernel", init, (size, size, channels)).astype(x.dtype)
-        bias = self.param("bias", init, (channels,)).astype(x.dtype)
+        kernel = param(self, "kernel", init, (size, size, channels)).astype(x.dtype)
+        bias = param(self, "bias", init, (channels,)).astype(x.dtype)
         return depthwise_conv2d(x, kernel[None]) + bias.reshape(1, 1, 1, -1)
 
 

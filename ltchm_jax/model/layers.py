@@ -7,6 +7,7 @@ decided.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,13 @@ leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.01)
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of the framework that the authors used.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def param(module: nn.Module, name: str, init: Callable, *arguments: Any) -> Any:
+    """`module.param`, which traces the initialiser even where there is a value: a tenth of a start."""
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+    return module.param(name, init, *arguments)
 
 
 def bias_init(fan_in: int) -> Initializer:
@@ -139,11 +147,11 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         size = self.kernel_size
-        kernel = self.param("kernel", kernel_init, (size, size, x.shape[-1], self.features))
+        kernel = param(self, "kernel", kernel_init, (size, size, x.shape[-1], self.features))
         x_out = conv2d(x, kernel.astype(x.dtype), self.stride, ((size // 2, size // 2),) * 2)
         if not self.use_bias:
             return x_out
-        bias = self.param("bias", bias_init(size * size * x.shape[-1]), (self.features,))
+        bias = param(self, "bias", bias_init(size * size * x.shape[-1]), (self.features,))
         return x_out + jnp.asarray(bias, x.dtype).reshape(1, 1, 1, -1)
 
 
@@ -158,8 +166,8 @@ class UpsampleConv(nn.Module):
         size = self.kernel_size
         # The authors' framework takes the output channels as the fan-in of a transposed convolution.
         init = bias_init(size * size * self.features)
-        kernel = self.param("kernel", init, (size, size, x.shape[-1], self.features))
-        bias = self.param("bias", init, (self.features,))
+        kernel = param(self, "kernel", init, (size, size, x.shape[-1], self.features))
+        bias = param(self, "bias", init, (self.features,))
         return upsample_conv2d(x, kernel.astype(x.dtype)) + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
 
@@ -195,8 +203,8 @@ class GDN(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        beta = self.param("beta", lambda _: jnp.full((channels,), (1 + PEDESTAL) ** 0.5))
-        gamma = self.param("gamma", lambda _: jnp.sqrt(0.1 * jnp.eye(channels) + PEDESTAL))
+        beta = param(self, "beta", lambda _: jnp.full((channels,), (1 + PEDESTAL) ** 0.5))
+        gamma = param(self, "gamma", lambda _: jnp.sqrt(0.1 * jnp.eye(channels) + PEDESTAL))
         beta = lower_bound(beta, (BETA_MIN + PEDESTAL) ** 0.5) ** 2 - PEDESTAL
         gamma = lower_bound(gamma, PEDESTAL**0.5) ** 2 - PEDESTAL
         norm = jnp.square(x) @ gamma.astype(x.dtype) + beta.astype(x.dtype).reshape(1, 1, 1, -1)

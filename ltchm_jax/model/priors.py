@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ltchm_jax.model.config import ModelConfig
 from ltchm_jax.model.hpham import Linear
-from ltchm_jax.model.layers import Array, bias_init, leaky_relu, lower_bound
+from ltchm_jax.model.layers import Array, bias_init, leaky_relu, lower_bound, param
 
 # The causal part of the 5x5 mask of type A, in raster order: (row, column) offsets of the taps.
 CAUSAL_TAPS = tuple((i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0)
@@ -73,11 +73,11 @@ class MaskedContext(nn.Module):
     def __call__(self, taps: Array) -> Array:
         full = taps.shape[-1] // len(CAUSAL_TAPS) * 25  # Glorot's fans are those of the unmasked kernel
         bound = (6 / (full + 25 * self.features)) ** 0.5
-        kernel = self.param(
+        kernel = param(self, 
             "kernel", lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound),
             (taps.shape[-1], self.features),
         )  # fmt: skip
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(taps.dtype)
+        bias = param(self, "bias", nn.initializers.zeros, (self.features,)).astype(taps.dtype)
         return taps @ kernel.astype(taps.dtype) + bias.reshape((1,) * (taps.ndim - 1) + (-1,))
 
 
@@ -113,9 +113,9 @@ class FactorisedPrior(nn.Module):
             start = math.log(math.expm1(1 / scale / widths[i + 1]))
             matrix_init, factor_init = nn.initializers.constant(start), nn.initializers.zeros
             offset_init = bias_init(4)  # uniform on -1/2..1/2
-        matrix = self.param(f"matrix{i}", matrix_init, (channels, widths[i + 1], widths[i]))
-        bias = self.param(f"bias{i}", offset_init, (channels, widths[i + 1], 1))
-        factor = None if last else self.param(f"factor{i}", factor_init, (channels, widths[i + 1], 1))
+        matrix = param(self, f"matrix{i}", matrix_init, (channels, widths[i + 1], widths[i]))
+        bias = param(self, f"bias{i}", offset_init, (channels, widths[i + 1], 1))
+        factor = None if last else param(self, f"factor{i}", factor_init, (channels, widths[i + 1], 1))
         return matrix, bias, factor
 
 
@@ -132,8 +132,8 @@ class GainUnit(nn.Module):
     def setup(self) -> None:
         column = jnp.asarray(self.start)[:, None]
         shape = (len(self.start), self.channels)
-        self.log_gain = self.param("log_gain", lambda _: jnp.broadcast_to(column, shape))
-        self.log_inverse = self.param("log_inverse", lambda _: jnp.broadcast_to(-column, shape))
+        self.log_gain = param(self, "log_gain", lambda _: jnp.broadcast_to(column, shape))
+        self.log_inverse = param(self, "log_inverse", lambda _: jnp.broadcast_to(-column, shape))
 
     def __call__(self, quality: Array | None, inverse: bool, dtype: jnp.dtype) -> Array:
         """quality [B] -> positive factors [B, 1, 1, channels]. ValueError where no quality was given."""
