@@ -56,10 +56,10 @@ def rows_text(rows: Iterable[Row]) -> str:
     """A table, worst first within what failed and what passed, and a last line that counts."""
     rows = sorted(rows, key=lambda row: (row.ok, -row.relative / row.tolerance))
     width = max((len(row.tensor) for row in rows), default=6)
-    lines = [f"{'tensor':<{width}} {'max abs':>9} {'relative':>9} {'tolerance':>9}"]
+    lines = [f"{'tensor':<{width}} {'max abs':>9} {'relative':>9} {'tolerance':>9}  result"]
     for row in rows:
         numbers = f"{row.absolute:9.1e} {row.relative:9.1e} {row.tolerance:9.0e}"
-        lines.append(f"{row.tensor:<{width}} {numbers}{'' if row.ok else '  FAILED'}{row.note}")
+        lines.append(f"{row.tensor:<{width}} {numbers}  {'ok' if row.ok else 'FAILED'}{row.note}")
     failed = sum(not row.ok for row in rows)
     return "\n".join([*lines, f"{len(rows)} tensors compared, {failed} failed."])
 
