@@ -44,8 +44,8 @@ def near_borders(grid: Grid) -> np.ndarray:
 def run(codec: Codec, pictures: list[np.ndarray], quality: float | None, block: int, overlap: int) -> Run:
     """Codes the pictures, cut into blocks of at most `block` pixels a side; warm."""
     codec_module.BLOCK_SIZE, codec_module.OVERLAP = block, overlap
-    for shape in {picture.shape: picture for picture in pictures}.values():
-        codec.decompress(codec.compress(shape, quality))
+    for picture in {picture.shape: picture for picture in pictures}.values():
+        codec.decompress(codec.compress(picture, quality))
     start = time.perf_counter()
     streams = [codec.compress(picture, quality) for picture in pictures]
     middle = time.perf_counter()

@@ -152,7 +152,7 @@ def small_codec() -> object:
 
 
 def pictures() -> list[np.ndarray]:
-    """One block and four, with and without alpha."""
+    """Of one block each, with and without alpha."""
     from ltchm_jax.imagery.scenes import draw_scene
 
     scene = draw_scene(64, 64, 0)

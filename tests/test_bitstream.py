@@ -11,6 +11,7 @@ from pathlib import Path
 
 import page_reader
 import pytest
+from fuzz import sealed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,11 +41,6 @@ def content(stream: bytes) -> tuple:
     """Everything a user can get out of a stream."""
     opened = bs.read(stream)
     return opened.header, tuple(opened), opened.metadata, opened.alpha()
-
-
-def sealed(head: bytes, rest: bytes = b"") -> bytes:
-    """A head with its checksum, so that what the checksum would hide is reached."""
-    return head + struct.pack("<I", zlib.crc32(head)) + rest
 
 
 def test_content_returns():

@@ -135,7 +135,6 @@ def test_windows_are_crops_of_the_whole(codec):
         np.testing.assert_array_equal(codec.decompress(data, window), whole[window.slices])
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_threads_share_a_codec(variables):
     fresh = codec_module.Codec(make_model(SMALL, variables))  # all threads meet functions not yet compiled
     pictures = [draw_scene(64, 64 + 64 * (i % 2), i) for i in range(8)]
@@ -147,6 +146,7 @@ def test_threads_share_a_codec(variables):
         np.testing.assert_array_equal(fresh.decompress(stream), pixels)
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_blocks_of_one_shape_compile_once(codec):
     codec.compress(scene(150, 100))
     traces = codec.blocks._analyse._cache_size()

@@ -1,5 +1,6 @@
 """The results page is what its rows say, and its rows are what the weights that ship do today."""
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -44,14 +45,10 @@ def test_a_fresh_run_gives_the_rows(shared, number):
     assert psnr(pixels, shipped().decompress(data)) == pytest.approx(row.psnr, abs=0.01)
 
 
-_CODECS: list = []
-
-
+@functools.cache
 def shipped():
     """Loaded once, with the shapes of its weights compared, which a start leaves out for what ships."""
     from ltchm_jax.codec import Codec, find_model
     from ltchm_jax.model_file import load_model
 
-    if not _CODECS:
-        _CODECS.append(Codec(load_model(find_model()), "shipped"))
-    return _CODECS[0]
+    return Codec(load_model(find_model()), "shipped")
