@@ -10,13 +10,13 @@ model's. Below stand the seconds that the paper publishes: they time forward pas
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from timing import seconds
 
 from ltchm_jax import baselines
 from ltchm_jax.codec import Codec
@@ -70,15 +70,6 @@ def baseline_jobs(name: str, picture: Path, folder: Path, num_bytes: int) -> Job
 
     encode()
     return Jobs(encode, None, decode, None)
-
-
-def seconds(job: Callable[[], object] | None) -> float:
-    """Wall time of one call; nan where there is nothing to call."""
-    if job is None:
-        return np.nan
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
 
 
 def medians(jobs: dict[str, Jobs], rounds: int) -> dict[str, np.ndarray]:

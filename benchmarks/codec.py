@@ -11,21 +11,14 @@ each size, seconds of ours, the same per megapixel, and the median over rounds o
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from timing import seconds
 
 SPREAD = 1.5  # of the last layer of the analysis, over that of fresh weights
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def our_codec(preset: str, width: int) -> object:

@@ -9,8 +9,6 @@ the first call of each are not counted; both use all cores. Random weights, floa
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,17 +18,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from timing import seconds
 from torch_reference import TorchLTCHM
 
 from ltchm_jax.interop import import_state
 from ltchm_jax.model import LTCHM
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ images that lie in memory. Forward pass, loss, gradient, clip and Adam; the twin
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,18 +20,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from timing import seconds
+
 from configs import ltchm
 from ltchm_jax.monitor import share_of_peak
 from ltchm_jax.training import Trainer
 
 Step = Callable[[], object]
-
-
-def seconds(function: Step) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def jax_step(trainer: Trainer, images: np.ndarray) -> Step:

@@ -62,6 +62,8 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
     config.data.prefetch = 16
 
     config.init_from = ""  # a model file whose weights the run begins with; default: new ones
+    config.linear_start = 0  # new ones are a Karhunen-Loeve transform of so many crops; 0: they are random
+    config.entropy_fit = 0  # steps that fit the entropy model alone to a linear start, before all else
 
     # Optimisation.
     config.batch_size = 8  # over all devices and hosts

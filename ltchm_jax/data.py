@@ -1,6 +1,5 @@
 """Images to batches of crops: deterministic, random access, and its position fits in a checkpoint (Grain)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import grain.python as grain
@@ -88,11 +87,16 @@ def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 
 
 
 def validation_batches(source: Source, config: Any) -> list[np.ndarray]:
-    """Central crops of the first `config.data.validation_images` images, batches uint8 [B, crop, crop, 3]."""
-    count = min(len(source), config.data.validation_images)
-    crops = [_central(source[i], config.data.crop) for i in range(count)]
-    size = config.batch_size
-    return [np.stack(crops[i : i + size]) for i in range(0, count - size + 1, size)] or [_filled(crops, size)]
+    """Central crops of `config.data.validation_images` images, batches uint8 [B, crop, crop, bands]."""
+    crops, size = central_crops(source, config.data.validation_images, config.data.crop), config.batch_size
+    count = len(crops)
+    return [crops[i : i + size] for i in range(0, count - size + 1, size)] or [_filled(crops, size)]
+
+
+def central_crops(source: Source, count: int, size: int) -> np.ndarray:
+    """Of up to `count` images, spread evenly over the source, uint8 [N, size, size, bands]."""
+    count = min(len(source), count)
+    return np.stack([_central(source[i * len(source) // count], size) for i in range(count)])
 
 
 def _central(image: np.ndarray, size: int) -> np.ndarray:
@@ -101,6 +105,6 @@ def _central(image: np.ndarray, size: int) -> np.ndarray:
     return np.pad(image, ((0, size - image.shape[0]), (0, size - image.shape[1]), (0, 0)), "symmetric")
 
 
-def _filled(crops: Sequence[np.ndarray], size: int) -> np.ndarray:
+def _filled(crops: np.ndarray, size: int) -> np.ndarray:
     """Fewer images than a batch: repeated in turn."""
     return np.stack([crops[i % len(crops)] for i in range(size)])

@@ -9,6 +9,7 @@ from ltchm_jax import windows
 from ltchm_jax.entropy.distributions import logistic_bin_bits, mixture_bits
 from ltchm_jax.metrics import MS_SSIM_WEIGHTS, SSIM_C1, SSIM_C2, SSIM_SIGMA, SSIM_WINDOW
 from ltchm_jax.model import Output
+from ltchm_jax.model.priors import Mixture
 
 SMALLEST_WEIGHT = 1e-30  # below it a component of a mixture counts for nothing, and gets no gradient
 SMALLEST_FACTOR = 1e-4  # of MS-SSIM; below it the slope of the fractional powers runs off to infinity
@@ -26,13 +27,20 @@ class Losses(NamedTuple):
     distortion: jax.Array  # that mse, or 1 - MS-SSIM
 
 
+def code_lengths(
+    y_hat: jax.Array, mixture: Mixture, z_logits: tuple[jax.Array, jax.Array], kind: str
+) -> tuple[jax.Array, jax.Array]:
+    """Ideal code lengths in bits of y_hat [B, h, w, M] and of z_hat, each [B]; `kind`: of the mixture."""
+    means, scales, weights = mixture
+    log_weights = jnp.log(jnp.maximum(weights, SMALLEST_WEIGHT))
+    bits_y, bits_z = mixture_bits(y_hat, means, scales, log_weights, kind), logistic_bin_bits(*z_logits)
+    return jnp.sum(bits_y, (1, 2, 3)), jnp.sum(bits_z, (1, 2, 3))
+
+
 def bits_per_pixel(output: Output, pixels: int, mixture: str) -> tuple[jax.Array, jax.Array]:
     """Ideal code lengths of y_hat and z_hat [B] in bits over `pixels`, under the model's probabilities."""
-    means, scales, weights = output.mixture
-    log_weights = jnp.log(jnp.maximum(weights, SMALLEST_WEIGHT))
-    bits_y = mixture_bits(output.y_hat, means, scales, log_weights, mixture)
-    bits_z = logistic_bin_bits(*output.z_logits)
-    return jnp.sum(bits_y, (1, 2, 3)) / pixels, jnp.sum(bits_z, (1, 2, 3)) / pixels
+    bits_y, bits_z = code_lengths(output.y_hat, output.mixture, output.z_logits, mixture)
+    return bits_y / pixels, bits_z / pixels
 
 
 def rate_distortion(

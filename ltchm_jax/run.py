@@ -14,7 +14,10 @@ import numpy as np
 
 from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
+from ltchm_jax.entropy_fit import fit_entropy_model
+from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model import ModelConfig
+from ltchm_jax.model.ltchm import STRIDE
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
 from ltchm_jax.sources import DataError, Tolerant
@@ -72,8 +75,9 @@ def train(config: Any, workdir: Path) -> TrainState:
     source = data.open_source(config, "train")
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
     checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)
-    host = trainer.init(initial_variables(config, trainer.recipe.model))
-    if checkpoints.latest_step() is not None:
+    goes_on = checkpoints.latest_step() is not None
+    host = trainer.init(None if goes_on else initial_variables(config, trainer.recipe.model, source))
+    if goes_on:
         host, position = checkpoints.restore(host)
         batches.set_state(position)
         if processes.is_first():
@@ -88,20 +92,40 @@ def train(config: Any, workdir: Path) -> TrainState:
     return host
 
 
-def initial_variables(config: Any, model: ModelConfig) -> dict | None:
-    """The variables of the model file that `init_from` names, or None.
+def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict | None:
+    """The variables of the model file that `init_from` names, or of a linear start, or None.
 
     Raises:
-      ModelError: it can't be read, or is a model of another configuration.
+      ModelError: the file can't be read, or is a model of another configuration.
+      ValueError: a linear start for a model or crops that have none.
     """
-    if not config.init_from:
-        return None
-    given = load_model(config.init_from)
-    if given.config != model:
-        raise ModelError(
-            f"`init_from` must be a model of the configuration that is trained; {config.init_from!r} differs."
+    if config.init_from:
+        given = load_model(config.init_from)
+        if given.config != model:
+            raise ModelError(
+                "`init_from` must be a model of the configuration that is trained; "
+                f"{config.init_from!r} differs."
+            )
+        return given.variables
+    return start(config, model, source) if config.linear_start else None
+
+
+def start(config: Any, model: ModelConfig, source: Tolerant) -> dict:
+    """A linear start from the first training crops, and its entropy model fitted; the same on every host."""
+    if config.data.crop % STRIDE:
+        raise ValueError(
+            f"`data.crop` must be a multiple of {STRIDE} for a linear start, got {config.data.crop}."
         )
-    return given.variables
+    batches = data.training_batches(source, config)
+    images = np.concatenate([next(batches) for _ in range(-(-config.linear_start // config.batch_size))])
+    key = jax.random.key(config.seed)
+    variables = linear_start(model, images, config.lmbda, key)
+    if not config.entropy_fit:
+        return variables
+    variables, loss = fit_entropy_model(model, variables, images, config.lmbda, config.entropy_fit, key)
+    if processes.is_first():
+        print(f"starts from a linear transform and its entropy model, loss {loss:.4f}", file=sys.stderr)
+    return variables
 
 
 @dataclasses.dataclass

@@ -61,12 +61,26 @@ def test_other_names_of_configurations_are_refused_in_one_line(text):
         ("prior_filters", [0]), ("prior_filters", [3] * 1000), ("prior_filters", [1 << 20]),
         ("lmbdas", [0.0, 1.0]), ("lmbdas", [-1.0]), ("lmbdas", [2.0, 1.0]), ("lmbdas", [float("inf")]),
         ("lmbdas", [float("nan")]), ("lmbdas", ["a"]), ("lmbdas", None),
+        ("stage_widths", [32, 64]), ("stage_widths", [8, 64, 64, 64]), ("stage_widths", 64),
+        ("stage_widths", [32, 64, 64, 1 << 20]),
     ],
 )  # fmt: skip
 def test_values_out_of_their_rule_are_refused_in_one_line(field, value):
     with pytest.raises(ValueError, match=f"`{field}`") as caught:
         ModelConfig.from_dict({field: value})
     assert "\n" not in str(caught.value)
+
+
+def test_widths_of_stages_are_those_given_or_the_width():
+    assert [PRESETS["paper"].width_at(stride) for stride in (2, 4, 8, 16)] == [192] * 4
+    config = ModelConfig(stage_widths=(32, 64, 128, 256))
+    assert [config.width_at(stride) for stride in (2, 4, 8, 16)] == [32, 64, 128, 256]
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+def test_models_older_than_stage_widths_keep_their_digest():
+    """A digest is taken of the dictionary, and streams name their model by it."""
+    assert "stage_widths" not in PRESETS["paper"].to_dict()
 
 
 def test_unknown_fields_are_named():

@@ -17,6 +17,8 @@ from small_model import small_config, write_photos
 
 from ltchm_jax import metrics, run
 from ltchm_jax.checkpoints import RunCheckpoints
+from ltchm_jax.data import open_source, training_batches
+from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model_file import load_model
 from ltchm_jax.run import stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
@@ -165,7 +167,7 @@ def test_a_run_begins_with_the_weights_of_a_model_file(folder, tmp_path, capsys)
     assert run.main(config_of(folder), str(tmp_path / "a")) == 0
     path = tmp_path / "a" / "model.safetensors"
     config = config_of(folder, init_from=str(path), ema=0.5)
-    state = Trainer(config).init(run.initial_variables(config, load_model(path).config))
+    state = Trainer(config).init(run.initial_variables(config, load_model(path).config, None))
     leaves = jax.tree.leaves(load_model(path).variables["params"])
     np.testing.assert_array_equal(np.concatenate([leaf.ravel() for leaf in leaves]), state.weights)
     np.testing.assert_array_equal(state.ema, state.weights)
@@ -174,6 +176,20 @@ def test_a_run_begins_with_the_weights_of_a_model_file(folder, tmp_path, capsys)
     assert "`init_from` must be a model of the configuration" in error_of(other, tmp_path / "b", capsys)
     missing = config_of(folder, init_from="nowhere")
     assert "No such file" in error_of(missing, tmp_path / "c", capsys)
+
+
+def test_a_run_begins_with_a_linear_start_from_its_crops(folder, tmp_path, capsys):
+    config = config_of(folder, linear_start=5, entropy_fit=1)
+    source, model = open_source(config, "train"), Recipe.from_config(config).model
+    variables = run.initial_variables(config, model, source)
+    batches = training_batches(source, config)
+    crops = np.concatenate([next(batches) for _ in range(3)])  # of two
+    want = linear_start(model, crops, config.lmbda, jax.random.key(config.seed))
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["g_a"], want["params"]["g_a"])
+    assert "starts from a linear transform and its entropy model, loss" in capsys.readouterr().err
+    with config.unlocked():
+        config.data.crop = 96
+    assert "`data.crop` must be a multiple of 64" in error_of(config, tmp_path, capsys)
 
 
 def test_rows_that_will_be_written_again_are_dropped(folder, tmp_path):

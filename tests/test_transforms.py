@@ -15,6 +15,7 @@ from ltchm_jax.model.transforms import Analysis, HyperAnalysis, HyperSynthesis, 
 
 FORMS = {name: ModelConfig.from_dict(preset.to_dict() | {"width": 64}) for name, preset in PRESETS.items()}
 FORMS["bands"] = ModelConfig.from_dict(FORMS["paper"].to_dict() | SMALL | {"bands": 4})
+FORMS["stages"] = ModelConfig.from_dict(FORMS["paper"].to_dict() | {"stage_widths": [16, 32, 48, 96]})
 
 
 @functools.cache

@@ -12,6 +12,7 @@ LIMITS = {
     "width": (32, 4096), "bands": (1, 256), "components": (1, 64), "parameter_width": (1, 1 << 14),
     "idconv_reduction": (1, 32),
 }  # fmt: skip
+MIN_STAGE_WIDTH, MAX_STAGE_WIDTH = 16, 4096
 STRIDES = {
     "attention_at_analysis": (2, 4, 8, 16),
     "attention_at_synthesis": (16, 8, 4),
@@ -33,6 +34,7 @@ class ModelConfig:
     )
     width: int = 192  # C (N in the released code): channels of the transforms; a multiple of 32
     latent_mult: int = 2  # channels of y over C
+    stage_widths: tuple[int, ...] = ()  # of analysis and synthesis at 1/2, 1/4, 1/8, 1/16; empty: C at each
     bands: int = 3  # channels of the image
     attention: str = "dam"  # one of ATTENTIONS
     attention_at_analysis: tuple[int, ...] = (2, 4, 8, 16)  # by the stride at which it stands
@@ -67,6 +69,10 @@ class ModelConfig:
         for name, strides in STRIDES.items():
             if not set(getattr(self, name)) <= set(strides):
                 raise ValueError(f"`{name}` must be strides of {strides}, got {getattr(self, name)}.")
+        widths = self.stage_widths
+        if len(widths) not in (0, 4) or not all(MIN_STAGE_WIDTH <= w <= MAX_STAGE_WIDTH for w in widths):
+            rule = f"none or four widths of {MIN_STAGE_WIDTH} to {MAX_STAGE_WIDTH}"
+            raise ValueError(f"`stage_widths` must be {rule}, got {str(widths)[:80]}.")
         self._check_distributions()
 
     def _check_distributions(self) -> None:
@@ -86,9 +92,17 @@ class ModelConfig:
         """M: channels of y."""
         return self.latent_mult * self.width
 
+    def width_at(self, stride: int) -> int:
+        """Channels of analysis and synthesis at 1/stride of the image's sides: 2, 4, 8 or 16."""
+        return self.stage_widths[(2, 4, 8, 16).index(stride)] if self.stage_widths else self.width
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values (tuples as lists), for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Plain values (tuples as lists), for JSON; no `stage_widths` where there are none.
+
+        A digest is taken of this: models older than that field keep theirs.
+        """
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return values if self.stage_widths else {k: v for k, v in values.items() if k != "stage_widths"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":

@@ -102,18 +102,20 @@ class LTCHM(nn.Module):
         # Rates and likelihoods are never computed in less than float32, whatever the transforms run in.
         y, z = _at_least_float32(self.analyse(pad_image(x), quality, train))
         y_hat, z_hat = (jnp.round(y), jnp.round(z)) if noise is None else (y + noise[0], z + noise[1])
-        mixture = self.entropy_parameters(causal_taps(y_hat), self.hyper_synthesise(z_hat, quality))
         x_hat = self.synthesise(y_hat.astype(x.dtype), quality, train)[:, :height, :width].astype(y.dtype)
-        z_logits = self.prior_z(z_hat - 0.5), self.prior_z(z_hat + 0.5)
-        return Output(x_hat, y, z, y_hat, z_hat, mixture, z_logits)
+        return Output(x_hat, y, z, y_hat, z_hat, *self.probabilities(y_hat, z_hat, quality))
 
     def analyse(self, x: Array, quality: Array | None = None, train: bool = False) -> tuple[Array, Array]:
         """x [B, H, W, bands], sides multiples of 64 -> y [B, H/16, W/16, M] and z [B, H/64, W/64, C]."""
         y = self.g_a(x, train)
         if self.config.lmbdas:
             y = y * self.gain_y(quality, False, y.dtype)
+        return y, self.hyper_analyse(y, quality)
+
+    def hyper_analyse(self, y: Array, quality: Array | None = None) -> Array:
+        """y [B, H/16, W/16, M] -> z [B, H/64, W/64, C]."""
         z = self.h_a(y)
-        return y, z * self.gain_z(quality, False, z.dtype) if self.config.lmbdas else z
+        return z * self.gain_z(quality, False, z.dtype) if self.config.lmbdas else z
 
     def synthesise(self, y_hat: Array, quality: Array | None = None, train: bool = False) -> Array:
         """y_hat [B, H/16, W/16, M] -> x_hat [B, H, W, bands], not clipped."""
@@ -126,6 +128,13 @@ class LTCHM(nn.Module):
         if self.config.lmbdas:
             z_hat = z_hat * self.gain_z(quality, True, z_hat.dtype)
         return self.h_s(z_hat)
+
+    def probabilities(
+        self, y_hat: Array, z_hat: Array, quality: Array | None = None
+    ) -> tuple[Mixture, tuple[Array, Array]]:
+        """`mixture` and `z_logits` of an `Output`: all that the ideal code length hangs on."""
+        mixture = self.entropy_parameters(causal_taps(y_hat), self.hyper_synthesise(z_hat, quality))
+        return mixture, (self.prior_z(z_hat - 0.5), self.prior_z(z_hat + 0.5))
 
     def entropy_parameters(self, taps: Array, psi: Array) -> Mixture:
         """taps [..., 12, M] of integers and psi [..., 2C] -> mixtures [..., M, K] of the integer there."""

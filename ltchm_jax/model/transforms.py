@@ -1,7 +1,7 @@
 """Analysis, synthesis and their hyper pair (paper Fig. 1, Tables 1-2). NHWC, any dtype (see `layers`).
 
 Sides of an image are multiples of 64 here: y lies at 1/16, z at 1/64. C is `config.width`, M is
-`config.latent_channels`.
+`config.latent_channels`; with `stage_widths` analysis and synthesis have those channels instead of C.
 """
 
 from typing import Any
@@ -57,10 +57,10 @@ class Analysis(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         config, places, remat = self.config, self.config.attention_at_analysis, self.remat
         for stride in (2, 4, 8):
-            x = block(DownBlock, remat)(config.width, name=f"down{stride}")(x)
+            x = block(DownBlock, remat)(config.width_at(stride), name=f"down{stride}")(x)
             if stride in places:
                 x = attend(x, config, train, self.axis_name, f"attention{stride}", remat)
-            x = block(ResidualBlock, remat)(config.width, name=f"residual{stride}")(x)
+            x = block(ResidualBlock, remat)(config.width_at(stride), name=f"residual{stride}")(x)
         y = Conv(config.latent_channels, stride=2, use_bias=config.variant == "paper", name="down16")(x)
         return attend(y, config, train, self.axis_name, "attention16", remat) if 16 in places else y
 
@@ -78,9 +78,9 @@ class Synthesis(nn.Module):
         for stride in (16, 8, 4):
             if stride in config.attention_at_synthesis:
                 x = attend(x, config, train, self.axis_name, f"attention{stride}", remat)
-            x = block(ResidualBlock, remat)(config.width, name=f"residual{stride}")(x)
-            x = block(UpBlock, remat)(config.width, name=f"up{stride}")(x)
-        x = block(ResidualBlock, remat)(config.width, name="residual2")(x)
+            x = block(ResidualBlock, remat)(config.width_at(stride), name=f"residual{stride}")(x)
+            x = block(UpBlock, remat)(config.width_at(stride // 2), name=f"up{stride}")(x)
+        x = block(ResidualBlock, remat)(config.width_at(2), name="residual2")(x)
         return UpsampleConv(config.bands, name="up2")(x)
 
 
