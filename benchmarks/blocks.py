@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ltchm_jax import codec as codec_module
 from ltchm_jax.codec import Codec
 from ltchm_jax.container.grid import MAX_BLOCK, Grid
 from ltchm_jax.imagery.images import read_image
@@ -43,7 +42,7 @@ def near_borders(grid: Grid) -> np.ndarray:
 
 def run(codec: Codec, pictures: list[np.ndarray], quality: float | None, block: int, overlap: int) -> Run:
     """Codes the pictures, cut into blocks of at most `block` pixels a side; warm."""
-    codec_module.BLOCK_SIZE, codec_module.OVERLAP = block, overlap
+    codec.block_size, codec.overlap = block, overlap
     for picture in {picture.shape: picture for picture in pictures}.values():
         codec.decompress(codec.compress(picture, quality))
     start = time.perf_counter()

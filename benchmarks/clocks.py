@@ -1,6 +1,6 @@
 """The paper's Table 6 with the clock around the whole job, as a Markdown table.
 
-    python benchmarks/clocks.py PICTURE --model rsscn7-c64 --rounds 5
+    python benchmarks/clocks.py PICTURE --model rsscn7 --rounds 5
 
 From a picture file to a file on disk and back to a PNG, warm and without the start of the program; medians
 over rounds in which all codecs take turns. Of a model, the neural transforms alone and the rest (entropy

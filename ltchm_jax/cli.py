@@ -60,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     compress.add_argument(
         "--metadata", action="store_true", help="keep ICC profile, EXIF, text and TIFF tags"
     )
+    compress.add_argument(
+        "--block-size",
+        type=int,
+        metavar="B",
+        help="largest side of a block that decodes on its own, 16 to 4096; default 1024",
+    )
     _add_model(compress)
     compress.set_defaults(run=run_compress)
 
@@ -159,12 +165,12 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
     return [(name, str(Path(output) / target)) for name, target in zip(inputs, names, strict=True)]
 
 
-def open_codec(name: str | None) -> "Codec":
+def open_codec(name: str | None, **options: int) -> "Codec":
     """The codec of a model file, or of a name that ships; compiled functions are kept for the next run."""
     keep_compiled_functions()
     from ltchm_jax.codec import Codec
 
-    return Codec.load(name)
+    return Codec.load(name, **options)
 
 
 def keep_compiled_functions() -> None:
@@ -194,11 +200,12 @@ def run_compress(options: argparse.Namespace) -> None:
     from ltchm_jax.imagery.images import read_image
 
     pairs = targets(options.input, options.output, SUFFIX)
+    cut = {} if options.block_size is None else {"block_size": options.block_size}
     codec = None
     for source, target in pairs:
         check_folder(target)
         image = read_image(source)
-        codec = codec or open_codec(options.model)
+        codec = codec or open_codec(options.model, **cut)
         height, width = image.pixels.shape[:2]
         budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
         how: dict = {"metadata": options.metadata, "progress": _progress}

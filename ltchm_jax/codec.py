@@ -17,7 +17,7 @@ from ltchm_jax import bitstream
 from ltchm_jax.bitstream import Container, Header, Layout
 from ltchm_jax.block_coder import QUALITY_STEPS, BlockCoder, latent_shape
 from ltchm_jax.container.blocks import blend
-from ltchm_jax.container.grid import Rect
+from ltchm_jax.container.grid import Grid, Rect
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import longest_step
 from ltchm_jax.imagery.files import atomic_write, open_input
@@ -25,7 +25,7 @@ from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
 from ltchm_jax.model_file import Model, ModelError, load_model
 
 SHIPPED = Path(str(resources.files("ltchm_jax") / "weights"))
-DEFAULT_MODEL = "rsscn7-c64"
+DEFAULT_MODEL = "rsscn7"
 BLOCK_SIZE, OVERLAP = 1024, 16
 STEP_ROWS = 64  # positions that a decoder evaluates at once, of as many blocks as it takes
 
@@ -52,22 +52,36 @@ def find_model(name_or_path: str | Path | None = None) -> Path:
 
 
 class Codec:
-    """One model, ready to code. May be shared by threads; functions compile once for each shape of block."""
+    """One model, ready to code. May be shared by threads; functions compile once for each shape of block.
 
-    def __init__(self, model: Model, name: str = "unnamed") -> None:
+    A picture with a side above `block_size` pixels is cut into blocks of at most that, which share `overlap`
+    pixels with their neighbours, by default 16 or a quarter. Any codec of the model decodes them.
+
+    Raises:
+      ValueError: `block_size` is not 16 to 4096, or `overlap` more than a quarter of it.
+    """
+
+    def __init__(
+        self, model: Model, name: str = "unnamed", *, block_size: int = BLOCK_SIZE, overlap: int | None = None
+    ) -> None:
         self.model, self.name = model, f"{name}@{model.digest.hex()}"
+        self.block_size = block_size
+        self.overlap = min(OVERLAP, block_size // 4) if overlap is None else overlap
+        Grid(1, 1, self.block_size, self.overlap)  # raises where they break its rules
         self.blocks = BlockCoder(model)
 
     @classmethod
-    def load(cls, name_or_path: str | Path | None = None) -> "Codec":
+    def load(cls, name_or_path: str | Path | None = None, **options: int) -> "Codec":
         """The codec of a model file, of a name that ships, or (no argument) of the default model.
+
+        `options` are `block_size` and `overlap`, as for `Codec`.
 
         Raises:
           ModelError: it can't be found or read.
         """
         path = find_model(name_or_path)
         # The tests compare the shapes of what ships: that need not cost seconds at each start.
-        return cls(load_model(path, check_shapes=path.parent != SHIPPED), path.stem)
+        return cls(load_model(path, check_shapes=path.parent != SHIPPED), path.stem, **options)
 
     @property
     def qualities(self) -> tuple[float, ...]:
@@ -197,7 +211,7 @@ class Codec:
 
     def _header(self, image: Image, quality: int) -> Header:
         height, width = image.pixels.shape[:2]
-        cut = (BLOCK_SIZE, OVERLAP) if max(height, width) > BLOCK_SIZE else (0, 0)
+        cut = (self.block_size, self.overlap) if max(height, width) > self.block_size else (0, 0)
         bands = image.pixels.shape[2] - image.layout.has_alpha
         return Header(self.model.digest, width, height, image.layout, bands, quality, *cut)
 

@@ -142,21 +142,21 @@ def timed(codec: object, stream: bytes) -> tuple[str | bytes, float]:
 
 
 def small_codec() -> object:
-    """A codec of random weights and few channels."""
+    """A codec of random weights and few channels, and of small blocks."""
     from drawn_model import drawn_model
     from small_model import small_model
 
     from ltchm_jax.codec import Codec
 
-    return Codec(drawn_model(small_model(scale_min=1.0)))
+    return Codec(drawn_model(small_model(scale_min=1.0)), block_size=64)
 
 
 def pictures() -> list[np.ndarray]:
-    """Of one block each, with and without alpha."""
+    """Of one block, with and without alpha, and of four."""
     from ltchm_jax.imagery.scenes import draw_scene
 
-    scene = draw_scene(64, 64, 0)
-    return [scene[:17, :31], scene, np.concatenate([scene, scene[..., :1]], -1)]
+    scene, large = draw_scene(64, 64, 0), draw_scene(90, 75, 1)
+    return [scene[:17, :31], scene, np.concatenate([scene, scene[..., :1]], -1), large]
 
 
 def content(stream: bytes) -> None:

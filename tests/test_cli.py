@@ -12,7 +12,7 @@ import pytest
 from drawn_model import drawn_model
 from PIL import Image
 
-from ltchm_jax import cli
+from ltchm_jax import bitstream, cli
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model_file import make_model, save_model
@@ -106,6 +106,17 @@ def test_the_fingerprint_is_printed(folder, capsys, picture):
     rows = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert rows["encoder"] == rows["decoder"] != rows["latents"]
     assert all(len(value) == 16 for value in rows.values())
+
+
+def test_blocks_of_a_given_size(folder, tmp_path, capsys):
+    """Any codec of the model reads them; an impossible size is refused."""
+    picture, stream, model = folder / "rgb.png", tmp_path / "s.ltc", ("--model", folder / "m.safetensors")
+    assert run("compress", picture, stream, "--block-size", "16", *model) == 0
+    grid = bitstream.read(stream.read_bytes()).header.grid
+    assert (grid.count, grid.shape) == (6, (13, 11))
+    assert run("decompress", stream, tmp_path / "o.png", *model) == 0
+    capsys.readouterr()
+    assert "block size must be" in refusal(capsys, "compress", picture, stream, "--block-size", "8", *model)
 
 
 def test_several_inputs_go_to_a_folder(folder, tmp_path):

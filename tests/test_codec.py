@@ -46,10 +46,12 @@ def codec(variables):
     return codec_module.Codec(make_model(SMALL, variables), "small")
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(codec_module, "BLOCK_SIZE", 64)
-    monkeypatch.setattr(codec_module, "OVERLAP", 16)
+@pytest.fixture(scope="module")
+def small_blocks(codec):
+    """The same, cutting into blocks of 64."""
+    cutting = codec_module.Codec(codec.model, "small", block_size=64)
+    cutting.blocks = codec.blocks
+    return cutting
 
 
 def scene(height, width, bands=3):
@@ -125,10 +127,11 @@ def test_compress_twice_gives_the_same_bytes(codec):
     assert codec.compress(scene(40, 50), 1.5) == codec.compress(scene(40, 50), 1.5)
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_windows_are_crops_of_the_whole(codec):
+def test_windows_are_crops_of_the_whole(codec, small_blocks):
+    """Of blocks, which any codec of the model decodes."""
     x = scene(150, 100)
-    data = codec.compress(x)
+    data = small_blocks.compress(x)
+    assert codec.info(data).grid.count == 6
     whole = codec.decompress(data)
     assert whole.shape == x.shape
     for window in [Rect(0, 0, 150, 100), Rect(60, 50, 20, 10), Rect(149, 99, 1, 1)]:
@@ -146,11 +149,16 @@ def test_threads_share_a_codec(variables):
         np.testing.assert_array_equal(fresh.decompress(stream), pixels)
 
 
-@pytest.mark.usefixtures("small_blocks")
-def test_blocks_of_one_shape_compile_once(codec):
-    codec.compress(scene(150, 100))
+@pytest.mark.parametrize("cut", [{"block_size": 8}, {"block_size": 5000}, {"block_size": 64, "overlap": 20}])
+def test_blocks_of_impossible_sizes_are_refused(codec, cut):
+    with pytest.raises(ValueError, match=r"block size"):
+        codec_module.Codec(codec.model, **cut)
+
+
+def test_blocks_of_one_shape_compile_once(codec, small_blocks):
+    small_blocks.compress(scene(150, 100))
     traces = codec.blocks._analyse._cache_size()
-    codec.compress(scene(180, 110))
+    small_blocks.compress(scene(180, 110))
     assert codec.blocks._analyse._cache_size() == traces
 
 
