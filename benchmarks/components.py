@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ltchm_jax.evaluation.pictures import Picture, list_pictures
-from ltchm_jax.linear_start import principal_components
+from ltchm_jax.linear_start import cells_of, principal_components
 
 BLOCKS_TO_LEARN = 200_000
 
@@ -22,8 +22,7 @@ def blocks(picture: Picture, side: int) -> np.ndarray:
     """Those of a picture that lie in it whole, as rows [N, side * side * bands] in 0..1."""
     pixels = picture.pixels() / np.float32(255)
     rows, columns = (n // side for n in pixels.shape[:2])
-    grid = pixels[: rows * side, : columns * side].reshape(rows, side, columns, side, -1)
-    return grid.swapaxes(1, 2).reshape(rows * columns, -1)
+    return cells_of(pixels[None, : rows * side, : columns * side], side).reshape(rows * columns, -1)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.entropy_fit = 1_200
         config.batch_size = 8
         config.steps = 2_400
-        config.learning_rate = 1e-4  # 1.5e-4 undid some of the start before it learned more
+        config.learning_rate = 1e-4  # higher ones are untried from this start
         config.schedule = "cosine"
         config.warmup = 100
         config.clip_value = 0.0

@@ -17,7 +17,7 @@ import optax
 from ltchm_jax.linear_start import latent_scale
 from ltchm_jax.losses import code_lengths
 from ltchm_jax.model import LTCHM, ModelConfig
-from ltchm_jax.training import lmbda_at
+from ltchm_jax.training import lmbda_at, to_unit
 
 TRANSFORMS = ("g_a", "g_s")  # what stays as it is
 BATCH = 8
@@ -42,7 +42,7 @@ def fit_entropy_model(
       The variables, and the mean loss of the last tenth of the steps.
     """
     params, others = variables["params"], {k: v for k, v in variables.items() if k != "params"}
-    fixed = {name: params[name] for name in TRANSFORMS if name in params}
+    fixed = {name: params[name] for name in TRANSFORMS}
     free = {name: part for name, part in params.items() if name not in fixed}
     latents = _latents(config, variables, images)
     optimizer = optax.flatten(optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps)))
@@ -69,7 +69,7 @@ def fit_entropy_model(
 
 def _latents(config: ModelConfig, variables: Tree, images: np.ndarray) -> jax.Array:
     """y [N, H/16, W/16, M] of uint8 images before any gain."""
-    analyse = jax.jit(nn.apply(lambda model, x: model.g_a(x / 255.0), LTCHM(config)))
+    analyse = jax.jit(nn.apply(lambda model, x: model.g_a(to_unit(x)), LTCHM(config)))
     parts = np.split(images, range(BATCH, len(images), BATCH))
     return jnp.concatenate([analyse(variables, part) for part in parts])
 

@@ -14,12 +14,11 @@ import jax
 import numpy as np
 
 from ltchm_jax.model import ModelConfig, init_variables
-from ltchm_jax.model.layers import PEDESTAL
+from ltchm_jax.model.layers import PEDESTAL, SLOPE
 from ltchm_jax.model.priors import CAUSAL_TAPS
 from ltchm_jax.model.transforms import HyperAnalysis
 
 GAMMA = 1e-3  # of GDN, where 0.1 is usual
-SLOPE = 0.01  # of LeakyReLU
 DAM_GAIN = 1.5  # of a DAM whose mask is 1/2 everywhere and whose trunk is the identity
 SPREAD_Z = 1.5  # standard deviation of z; that of the noise is 0.29
 LEAST_KEPT = 0.01  # of the variance of a channel that a low rate has no bits for
@@ -47,10 +46,18 @@ def linear_start(config: ModelConfig, images: np.ndarray, lmbda: float, key: jax
         _make_residuals_silent(part)
     for stride in (2, 4, 8, 16):
         stage = _set_stage(config, params, stride, stage, latent_scale(config, lmbda))
-    _set_gains(params, config, stage.std((0, 1, 2)))
+    spread = stage.std((0, 1, 2))
+    _set_gains(params, config, spread)
     _set_hyper_analysis(params["h_a"], config, stage)
-    _set_entropy_parameters(params["prior_y"], config, stage.std((0, 1, 2)))
+    _set_entropy_parameters(params["prior_y"], config, spread)
     return variables
+
+
+def cells_of(x: np.ndarray, side: int) -> np.ndarray:
+    """[N, H, W, D], sides multiples of `side` -> its cells, [N, H / side, W / side, side * side * D]."""
+    batch, height, width, depth = x.shape
+    cells = x.reshape(batch, height // side, side, width // side, side, depth).swapaxes(2, 3)
+    return cells.reshape(batch, height // side, width // side, side * side * depth)
 
 
 def principal_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,12 +73,9 @@ def _set_stage(config: ModelConfig, params: Tree, stride: int, x: np.ndarray, of
     `of_y`: the scale of the last stage, before its gain.
     """
     last = stride == 16
-    batch, height, width, depth = x.shape
-    cells = x.reshape(batch, height // 2, 2, width // 2, 2, depth).swapaxes(2, 3)
-    cells = cells.reshape(-1, 4 * depth)
-    mean, basis = principal_components(
-        cells, config.latent_channels if last else config.width_at(stride) // 2
-    )
+    cells, depth = cells_of(x, 2), x.shape[-1]
+    count = config.latent_channels if last else config.width_at(stride) // 2
+    mean, basis = principal_components(cells.reshape(-1, 4 * depth), count)
     there = DAM_GAIN if config.attention == "dam" and stride in config.attention_at_analysis else 1.0
     back = DAM_GAIN if config.attention == "dam" and stride in config.attention_at_synthesis else 1.0
     scale = of_y / there if last else 1.0
@@ -83,7 +87,7 @@ def _set_stage(config: ModelConfig, params: Tree, stride: int, x: np.ndarray, of
     (_set_layer if stride == 2 else _set_block)(
         synthesise, _corner(inverse, 0), mean.reshape(4, depth).mean(0)
     )
-    return (there * components).reshape(batch, height // 2, width // 2, -1)
+    return there * components
 
 
 def latent_scale(config: ModelConfig, lmbda: float) -> float:

@@ -19,7 +19,8 @@ Initializer = Callable[..., Array]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.01)
+SLOPE = 0.01  # of LeakyReLU
+leaky_relu = functools.partial(nn.leaky_relu, negative_slope=SLOPE)
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of the framework that the authors used.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
