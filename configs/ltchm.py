@@ -43,6 +43,7 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
     # to 64 or so. A model with `lmbdas` draws the rate of every image instead.
     config.lmbda = lmbda
     config.distortion = "mse"  # mse | ms_ssim
+    config.rounding = "noise"  # noise, as the paper | straight: the synthesis is trained on y rounded
 
     config.data = ml_collections.ConfigDict()
     config.data.folder = ""  # a folder tree of images, or
@@ -64,6 +65,12 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
     config.init_from = ""  # a model file whose weights the run begins with; default: new ones
     config.linear_start = 0  # new ones are a Karhunen-Loeve transform of so many crops; 0: they are random
     config.entropy_fit = 0  # steps that fit the entropy model alone to a linear start, before all else
+    config.synthesis_refit = (
+        0  # steps that fit the synthesis alone to rounded latents, after the last of `steps`
+    )
+    config.entropy_refit = 0  # and then the entropy model alone
+    config.entropy_images = 1_024  # either to the latents of so many crops,
+    config.entropy_crop = 256  # of this size
 
     # Optimisation.
     config.batch_size = 8  # over all devices and hosts

@@ -17,10 +17,12 @@ from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
 from ltchm_jax.entropy.range_coder import RangeCoderError
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import float64
-from ltchm_jax.model import LTCHM, Mixture, padded_size
+from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, Mixture
 from ltchm_jax.model_file import Model
 
 QUALITY_STEPS = 256  # a stream keeps the quality in steps of 1/256
+# Sides of a block are padded to a multiple of this many pixels, by the version of the stream.
+PADDED_TO = {1: Z_STRIDE, 2: Y_STRIDE}
 
 
 class BlockCoder:
@@ -54,14 +56,13 @@ class BlockCoder:
           pixels: uint8 [h, w, 1 or bands], see `padded`.
 
         Returns:
-          y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C], H and W the next multiples of 64, clipped to
-          +-SYMBOL_LIMIT.
+          y int32 [h/16, w/16, M] and z int32 [h/64, w/64, C], sides rounded up, clipped to +-SYMBOL_LIMIT.
         """
         return self._analyse(self._variables_on(number), self.padded(pixels), self.rate(quality))
 
     def padded(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, bands] of a block [h, w, 1 or bands]: edges repeated up to multiples of 64."""
-        pads = [(0, padded_size(n) - n) for n in pixels.shape[:2]]
+        """uint8 [H, W, bands] of a block [h, w, 1 or bands]: edges repeated up to multiples of 16."""
+        pads = [(0, -n % Y_STRIDE) for n in pixels.shape[:2]]
         padded = np.pad(pixels, [*pads, (0, 0)], "edge")
         return np.broadcast_to(padded, (*padded.shape[:2], self.model.config.bands))
 
@@ -77,23 +78,24 @@ class BlockCoder:
     def encode(self, y: jax.Array, z: jax.Array, quality: int) -> Block:
         """Codes the latents that `analyse` gave."""
         symbols, hyper = np.asarray(y), np.asarray(z)
-        coded = self.entropy.encode(hyper, symbols, self.psi(hyper, quality))
+        coded = self.entropy.encode(hyper, symbols, self.psi(hyper, quality, symbols.shape))
         return Block(coded.payload, latents_crc(hyper, symbols), coded.guards)
 
     def decode(
         self, blocks: Sequence[Block], numbers: Sequence[int], shape: tuple[int, int], quality: int
     ) -> np.ndarray:
-        """y int32 [B, H/16, W/16, M] of B blocks of one shape, height and width in pixels.
+        """y int32 [B, *shape, M] of B blocks of one shape, see `latent_shape`.
 
         Raises:
           Malformed: a payload can't be decoded.
           LatentsMismatch: it decodes to other latents than were encoded.
         """
-        config, (rows, columns) = self.model.config, latent_shape(*shape)
-        z_shape, y_shape = (rows // 4, columns // 4, config.width), (rows, columns, config.latent_channels)
+        config = self.model.config
+        z_rows, z_columns = (-(-n * Y_STRIDE // Z_STRIDE) for n in shape)
+        z_shape, y_shape = (z_rows, z_columns, config.width), (*shape, config.latent_channels)
         coded = [CodedLatents(block.payload, block.guards) for block in blocks]
         try:
-            z, y = self.entropy.decode(coded, z_shape, y_shape, lambda z: self.psi(z, quality))
+            z, y = self.entropy.decode(coded, z_shape, y_shape, lambda z: self.psi(z, quality, shape))
         except RangeCoderError as error:
             raise Malformed(f"block {numbers[error.stream]} can't be decoded: {error}") from error
         for i, block in enumerate(blocks):
@@ -107,10 +109,14 @@ class BlockCoder:
     def _variables_on(self, number: int) -> Any:
         return self._placed(number % len(self.devices))
 
-    def psi(self, z: np.ndarray, quality: int) -> np.ndarray:
-        """float64 [H/16, W/16, 2C] of z int32 [H/64, W/64, C], the same within 1e-12 on every machine."""
+    def psi(self, z: np.ndarray, quality: int, shape: tuple[int, ...]) -> np.ndarray:
+        """float64 [rows, columns, 2C] of z int32 [rows/4, columns/4, C], sides rounded up.
+
+        The same within 1e-12 on every machine. `shape`: of y, rows and columns first.
+        """
         with float64():
-            return np.asarray(self._hyper(self._wide, z, self.rate(quality)))
+            psi = np.asarray(self._hyper(self._wide, z, self.rate(quality)))
+        return psi[: shape[0], : shape[1]]
 
     def _analysis(
         self, variables: dict, pixels: jax.Array, quality: jax.Array
@@ -132,9 +138,11 @@ class BlockCoder:
         return self._apply(variables, z.astype(jnp.float64)[None], quality, method="hyper_synthesise")[0]
 
 
-def latent_shape(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of y for a block of height x width pixels."""
-    return padded_size(height) // 16, padded_size(width) // 16
+def latent_shape(height: int, width: int, version: int) -> tuple[int, int]:
+    """Rows and columns of y for a block of height x width pixels in a stream of some version."""
+    multiple = PADDED_TO[version]
+    rows, columns = (-(-n // multiple) * multiple // Y_STRIDE for n in (height, width))
+    return rows, columns
 
 
 def latents_crc(z: np.ndarray, y: np.ndarray) -> int:

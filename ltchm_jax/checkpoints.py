@@ -97,7 +97,7 @@ def _loss(metrics: dict[str, float]) -> float:
 # Fields of a configuration that a run can't change half-way; steps, data folders and intervals it can.
 STATEFUL = frozenset(
     {
-        "model", "seed", "lmbda", "distortion", "batch_size", "accumulate", "schedule", "dtype", "ema",
-        "clip_value", "clip_norm",
+        "model", "seed", "lmbda", "distortion", "rounding", "batch_size", "accumulate", "schedule", "dtype",
+        "ema", "clip_value", "clip_norm",
     }
 )  # fmt: skip

@@ -207,7 +207,7 @@ class Codec:
         """Code length of y under the float model, in bytes, of a picture that is one block: for checks."""
         steps = self.quality_steps(quality)
         y, z = self.blocks.latents(pixels, steps)
-        return self.blocks.entropy.ideal_bits(y, self.blocks.psi(z, steps)) / 8
+        return self.blocks.entropy.ideal_bits(y, self.blocks.psi(z, steps, y.shape)) / 8
 
     def _header(self, image: Image, quality: int) -> Header:
         height, width = image.pixels.shape[:2]
@@ -259,7 +259,7 @@ class Codec:
         """uint8 [h, w, bands] of some blocks: several decoded together while the last are synthesised."""
         header = container.header
         height, width = header.grid.shape
-        together = max(1, STEP_ROWS // longest_step(*latent_shape(height, width)))
+        together = max(1, STEP_ROWS // longest_step(*latent_shape(height, width, header.version)))
         groups = [numbers[i : i + together] for i in range(0, len(numbers), together)]
         latents = (self._decode_latents(container, group) for group in groups)
         coming = (
@@ -274,7 +274,8 @@ class Codec:
 
     def _decode_latents(self, container: Container, numbers: Sequence[int]) -> np.ndarray:
         blocks, header = [container.block(i) for i in numbers], container.header
-        return self.blocks.decode(blocks, numbers, header.grid.shape, header.quality)
+        shape = latent_shape(*header.grid.shape, header.version)
+        return self.blocks.decode(blocks, numbers, shape, header.quality)
 
 
 def ahead(items: Iterable[Any], count: int) -> Iterator[Any]:

@@ -43,9 +43,11 @@ def fingerprint(coder: BlockCoder, pixels: np.ndarray, quality: int) -> Fingerpr
     """
     y, z = latents_in_float64(coder, pixels, quality)
     written = Tape()
-    guards = coder.entropy.write(written, z, y, coder.psi(z, quality))
+    guards = coder.entropy.write(written, z, y, coder.psi(z, quality, y.shape))
     read = Tape(np.concatenate(written.bits))
-    z_hat, y_hat = coder.entropy.read([read], [guards], z.shape, y.shape, lambda z: coder.psi(z, quality))
+    z_hat, y_hat = coder.entropy.read(
+        [read], [guards], z.shape, y.shape, lambda z: coder.psi(z, quality, y.shape)
+    )
     head = coder.model.digest + tables_digest() + np.array(guards, "<i8").tobytes()
     digests = (digest(head, written, z, y), digest(head, read, z_hat[0], y_hat[0]), digest(b"", Tape(), z, y))
     return Fingerprint(*digests)
@@ -88,7 +90,7 @@ class Tape:
 
 
 def latents_in_float64(coder: BlockCoder, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """y int32 [H/16, W/16, M] and z int32 [H/64, W/64, C], the same on every machine."""
+    """y int32 [h/16, w/16, M] and z int32 [h/64, w/64, C], sides rounded up, the same on every machine."""
     padded = coder.padded(pixels)[None] / 255.0
     with float64():
         variables = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), coder.model.variables)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
-from ltchm_jax.entropy_fit import fit_entropy_model
+from ltchm_jax.fitting import fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import linear_start
-from ltchm_jax.model import ModelConfig
-from ltchm_jax.model.ltchm import STRIDE
+from ltchm_jax.model import Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
 from ltchm_jax.sources import DataError, Tolerant
@@ -41,8 +41,15 @@ def stop_on_signals() -> Iterator[list[int]]:
 # Fields of a configuration that count something.
 COUNTS = (
     "steps", "batch_size", "accumulate", "log_every", "validate_every", "checkpoint_every",
-    "checkpoints_to_keep",
+    "checkpoints_to_keep", "entropy_images", "entropy_crop",
 )  # fmt: skip
+SWITCHES = (
+    "real_bytes_every",
+    "linear_start",
+    "entropy_fit",
+    "entropy_refit",
+    "synthesis_refit",
+)  # counts that may be 0
 CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will do
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
@@ -55,8 +62,13 @@ def check_counts(config: Any) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
-    if config.real_bytes_every < 0:
-        raise ValueError(f"`real_bytes_every` must be 0 (never) or more, got {config.real_bytes_every}.")
+    for name in SWITCHES:
+        if config[name] < 0:
+            raise ValueError(f"`{name}` must be 0 (off) or more, got {config[name]}.")
+    if config.entropy_fit and not config.linear_start:
+        raise ValueError(
+            "`entropy_fit` belongs to a linear start: set `linear_start`, or `entropy_refit` instead."
+        )
     if config.real_bytes_every and not any(map(importlib.util.find_spec, CODERS)):
         raise ValueError("`real_bytes_every` needs tensorflow-compression-ops: install it, or set it to 0.")
 
@@ -88,8 +100,21 @@ def train(config: Any, workdir: Path) -> TrainState:
     finally:
         checkpoints.close()
     if int(host.step) >= config.steps and processes.is_first():
-        export(workdir / "model.safetensors", trainer, host, config)
+        save_model(workdir / "model.safetensors", finish(config, model_of(trainer, host, config), source))
     return host
+
+
+def finish(config: Any, model: Model, source: Tolerant) -> Model:
+    """The model with its synthesis, then its entropy model fitted alone, as the configuration says."""
+    variables, key = model.variables, jax.random.key(config.seed)
+    if config.synthesis_refit:
+        batches, steps = data.training_batches(source, config), config.synthesis_refit
+        variables, found = fit_synthesis(model.config, variables, batches, steps, key)
+        check_finite({"psnr": found}, 1, steps)
+        print(f"synthesis fitted in {steps} steps: psnr {found:.2f}", file=sys.stderr)
+    if config.entropy_refit:
+        variables = fit(config, model.config, variables, source, config.entropy_refit)
+    return model if variables is model.variables else make_model(model.config, variables, model.notes)
 
 
 def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict | None:
@@ -112,20 +137,29 @@ def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict
 
 def start(config: Any, model: ModelConfig, source: Tolerant) -> dict:
     """A linear start from the first training crops, and its entropy model fitted; the same on every host."""
-    if config.data.crop % STRIDE:
-        raise ValueError(
-            f"`data.crop` must be a multiple of {STRIDE} for a linear start, got {config.data.crop}."
-        )
-    batches = data.training_batches(source, config)
-    images = np.concatenate([next(batches) for _ in range(-(-config.linear_start // config.batch_size))])
-    key = jax.random.key(config.seed)
-    variables = linear_start(model, images, config.lmbda, key)
-    if not config.entropy_fit:
-        return variables
-    variables, loss = fit_entropy_model(model, variables, images, config.lmbda, config.entropy_fit, key)
+    images = first_crops(config, source, config.linear_start, config.data.crop)
+    variables = linear_start(model, images, config.lmbda, jax.random.key(config.seed))
+    return fit(config, model, variables, source, config.entropy_fit) if config.entropy_fit else variables
+
+
+def fit(config: Any, model: ModelConfig, variables: dict, source: Tolerant, steps: int) -> dict:
+    """The variables with their entropy model fitted to the first training crops; the same on every host."""
+    images = first_crops(config, source, config.entropy_images, config.entropy_crop)
+    variables, bpp = fit_entropy_model(model, variables, images, steps, jax.random.key(config.seed))
+    check_finite({"bpp": bpp}, 1, steps)
     if processes.is_first():
-        print(f"starts from a linear transform and its entropy model, loss {loss:.4f}", file=sys.stderr)
+        print(f"entropy model fitted in {steps} steps: bpp {bpp:.4f}", file=sys.stderr)
     return variables
+
+
+def first_crops(config: Any, source: Tolerant, count: int, crop: int) -> np.ndarray:
+    """uint8 [N, crop, crop, bands]: the first `count` crops of that size, and the rest of their batch."""
+    if crop % Z_STRIDE:
+        raise ValueError(f"`data.crop` and `entropy_crop` must be multiples of {Z_STRIDE} here, got {crop}.")
+    other = ml_collections.ConfigDict(config)
+    other.data.crop = crop
+    batches = data.training_batches(source, other)
+    return np.concatenate([next(batches) for _ in range(-(-count // config.batch_size))])
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from ltchm_jax.losses import Losses, check_distortion, psnr, rate_distortion
-from ltchm_jax.model import LTCHM, ModelConfig, abstract_variables, init_variables
+from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig, abstract_variables, init_variables
 
 AXIS = "batch"  # of pmap
 Metrics = dict[str, jax.Array]
@@ -45,12 +45,15 @@ class Recipe:
     accumulate: int
     remat: bool
     distortion: str
+    rounding: str
 
     @classmethod
     def from_config(cls, config: Any) -> "Recipe":
         """Raises ValueError for a field that the model does not know, or a value out of its rule."""
         if config.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"`dtype` must be float32 or bfloat16, got {config.dtype!r}.")
+        if config.rounding not in ("noise", "straight"):
+            raise ValueError(f"`rounding` must be noise or straight, got {config.rounding!r}.")
         check_distortion(config.distortion, config.data.crop)
         return cls(
             model=ModelConfig.from_dict(config.model.to_dict()),
@@ -61,6 +64,7 @@ class Recipe:
             accumulate=config.accumulate,
             remat=config.remat,
             distortion=config.distortion,
+            rounding=config.rounding,
         )
 
 
@@ -161,6 +165,7 @@ def loss_fn(
         quality,
         _noise(recipe.model, x.shape, keys_y, keys_z),
         train=True,
+        straight=recipe.rounding == "straight",
         mutable=["batch_stats"],
     )
     losses = rate_distortion(output, x, lmbda, recipe.model.mixture, recipe.distortion)
@@ -168,13 +173,12 @@ def loss_fn(
 
 
 def _noise(config: ModelConfig, shape: tuple[int, ...], keys_y: jax.Array, keys_z: jax.Array) -> tuple:
-    height, width = (-(-n // 64) for n in shape[1:3])
+    y_size, z_size = ([-(-n // stride) for n in shape[1:3]] for stride in (Y_STRIDE, Z_STRIDE))
 
     def draw(keys: jax.Array, *shape: int) -> jax.Array:
         return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-0.5, maxval=0.5))(keys)
 
-    y = draw(keys_y, 4 * height, 4 * width, config.latent_channels)
-    return y, draw(keys_z, height, width, config.width)
+    return draw(keys_y, *y_size, config.latent_channels), draw(keys_z, *z_size, config.width)
 
 
 def gradients(

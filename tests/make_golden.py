@@ -12,12 +12,14 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from test_golden import GOLDEN, PRESETS, golden_codec  # noqa: E402
 
+from ltchm_jax.container.header import VERSION  # noqa: E402
 from ltchm_jax.imagery.scenes import draw_scene  # noqa: E402
 
 for preset in PRESETS:
     codec = golden_codec(preset)
     data = codec.compress(draw_scene(40, 56, 3))
-    GOLDEN.mkdir(exist_ok=True)
-    (GOLDEN / f"{preset}.ltc").write_bytes(data)
-    Image.fromarray(np.asarray(codec.decompress(data))).save(GOLDEN / f"{preset}.png")
+    path = GOLDEN / str(VERSION) / preset
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".ltc").write_bytes(data)
+    Image.fromarray(np.asarray(codec.decompress(data))).save(path.with_suffix(".png"))
     print(preset, len(data), "bytes")

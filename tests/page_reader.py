@@ -136,7 +136,7 @@ def metadata(found):
 
 def read(data):
     b = Bytes(data)
-    need(b.get(6) == b"\xcc\x4c\x54\x31\x0d\x0a", "signature")
+    need(b.get(6) in (b"\xcc\x4c\x54\x31\x0d\x0a", b"\xcc\x4c\x54\x32\x0d\x0a"), "signature")
     f = picture(b)
     found = chunks(b)
     sides = [(n, f.block_size, f.overlap) for n in (f.height, f.width)]

@@ -228,7 +228,7 @@ def test_messages_are_one_line():
         b"GIF89a",
         SMALL[:30],
         SMALL + b"x",
-        SMALL.replace(b"LT1", b"LT9"),
+        SMALL.replace(b"LT2", b"LT9"),
         SMALL[:20] + SMALL,
     ):
         with pytest.raises(bs.BitstreamError) as caught:

@@ -83,7 +83,7 @@ def test_a_stream_is_as_long_as_the_model_says(codec):
     x = scene(64, 64)
     y, z = codec.blocks.latents(x, 0)
     nothing = np.zeros_like(y)
-    psi = codec.blocks.psi(z, 0)
+    psi = codec.blocks.psi(z, 0, y.shape)
     z_alone = (
         len(codec.blocks.entropy.encode(z, nothing, psi).payload)
         - codec.blocks.entropy.ideal_bits(nothing, psi) / 8

@@ -9,11 +9,12 @@ from drawn_model import drawn_model
 from PIL import Image
 
 from ltchm_jax.codec import Codec
+from ltchm_jax.container.header import READABLE
 from ltchm_jax.model import PRESETS
 
 pytest.importorskip("tensorflow_compression_ops")
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden"  # a folder for each version of the format
 
 
 def golden_codec(preset: str) -> Codec:
@@ -21,10 +22,14 @@ def golden_codec(preset: str) -> Codec:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("version", READABLE)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_stream_of_the_past_decodes(preset):
+def test_a_stream_of_the_past_decodes(preset, version):
     """Latents are compared by the checksum in the stream; pixels may differ by a rounding."""
-    pixels = golden_codec(preset).decompress((GOLDEN / f"{preset}.ltc").read_bytes())
-    want = np.asarray(Image.open(GOLDEN / f"{preset}.png")).astype(int)
+    path = GOLDEN / str(version) / preset
+    data = path.with_suffix(".ltc").read_bytes()
+    assert Codec.info(data).version == version
+    pixels = golden_codec(preset).decompress(data)
+    want = np.asarray(Image.open(path.with_suffix(".png"))).astype(int)
     assert np.abs(pixels - want).max() <= 1
     assert want.std() > 5

@@ -1,5 +1,6 @@
 """The fixed fields: they return, and each rule has a name."""
 
+import dataclasses
 from io import BytesIO
 
 import pytest
@@ -37,7 +38,7 @@ def test_headers_return(header):
 
 def test_the_fields_are_where_the_page_says():
     header = Header(DIGEST, 300, 200, Layout.BANDS, 12, quality=512, block_size=128, overlap=16)
-    expected = "cc4c54310d0a 0001020304050607 ac02 c801 04 0c 8004 8001 10"
+    expected = "cc4c54320d0a 0001020304050607 ac02 c801 04 0c 8004 8001 10"
     assert header.to_bytes().hex() == expected.replace(" ", "")
 
 
@@ -54,10 +55,10 @@ def test_samples_count_alpha():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x89PNG\r\n\x1a\n" + bytes(30), b"\xccLS1\r\n" + bytes(30), b"LT1\r\n"]
+    "data", [b"", b"\x89PNG\r\n\x1a\n" + bytes(30), b"\xccLS2\r\n" + bytes(30), b"LT2\r\n"]
 )
 def test_other_files_are_not_streams(data):
-    with pytest.raises(NotAStream, match="not an LTCHM stream: one starts with cc 4c 54 31 0d 0a"):
+    with pytest.raises(NotAStream, match="not an LTCHM stream: one starts with cc 4c 54 32 0d 0a"):
         parse(data)
 
 
@@ -74,9 +75,15 @@ def test_a_stripped_top_bit_is_not_a_stream():
 
 
 def test_other_versions_are_refused_by_number():
-    data = HEADERS[1].to_bytes().replace(b"LT1", b"LT2")
-    with pytest.raises(UnsupportedVersion, match="version 1, got b'2'"):
+    data = HEADERS[1].to_bytes().replace(b"LT2", b"LT3")
+    with pytest.raises(UnsupportedVersion, match="versions 1 and 2, got b'3'"):
         parse(data)
+
+
+def test_the_first_version_is_read_and_written_as_such():
+    old = dataclasses.replace(HEADERS[1], version=1)
+    assert old.to_bytes() == HEADERS[1].to_bytes().replace(b"LT2", b"LT1")
+    assert parse(old.to_bytes()) == old
 
 
 @pytest.mark.parametrize("samples", [SampleType.UINT16, SampleType.INT16])

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 from small_model import small_model
 
-from ltchm_jax.entropy_fit import fit_entropy_model
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.linear_start import SPREAD_Z, linear_start, principal_components
-from ltchm_jax.losses import rate_distortion
 from ltchm_jax.model import LTCHM, ModelConfig, Output, init_variables
-from ltchm_jax.training import lmbda_at
 
 KEY = jax.random.key(0)
 WIDE = {"bands": 1, "width": 128, "latent_mult": 2, "stage_widths": (16, 32, 128, 256)}  # room for all
@@ -104,28 +101,3 @@ def test_low_rates_shrink_what_they_have_no_bits_for():
 def test_other_attention_has_no_linear_start():
     with pytest.raises(ValueError, match="dam or none, got wam"):
         linear_start(small_model(attention="wam"), scenes(3), 512.0, KEY)
-
-
-def loss(config: ModelConfig, variables: dict, images: np.ndarray, quality: float) -> float:
-    """Mean loss with noise for rounding."""
-    noise = [jax.random.uniform(KEY, (len(images), n, n, 64), minval=-0.5, maxval=0.5) for n in (4, 1)]
-    x, level = images / np.float32(255), jnp.full(len(images), quality)
-    output = LTCHM(config).apply(variables, x, level if config.lmbdas else None, noise)
-    lmbda = lmbda_at(config.lmbdas, level) if config.lmbdas else jnp.full(len(images), 512.0)
-    return float(rate_distortion(output, x, lmbda).loss.mean())
-
-
-@pytest.mark.parametrize("rates", [{}, RATES])
-def test_fitting_lowers_the_loss_and_leaves_the_transforms(rates):
-    config = small_model(**NARROW | {"parameter_width": 128}, **rates)
-    images = scenes(1, 64)
-    start = linear_start(config, images, 512.0, KEY)
-    fitted, found = fit_entropy_model(config, start, images, 512.0, 200, KEY)
-    for part in ("g_a", "g_s"):
-        jax.tree.map(np.testing.assert_array_equal, fitted["params"][part], start["params"][part])
-    for quality in (0.0, 1.0):
-        before, after = (loss(config, variables, images, quality) for variables in (start, fitted))
-        assert after < 0.98 * before
-    if not rates:  # the loss that it reports, of latents, leaves out what the transform leaves out
-        lost = 512 * error(images, transformed(config, fitted, images)[1])
-        assert after - lost == pytest.approx(found, rel=0.1)

@@ -16,8 +16,7 @@ from ltchm_jax.model import (
     Output,
     abstract_variables,
     init_variables,
-    pad_image,
-    padded_size,
+    pad_sides,
 )
 
 SMALL = small_model()
@@ -42,18 +41,14 @@ def run(config: ModelConfig, x: np.ndarray, *args) -> Output:
     return compiled(config)(variables_of(config), x, *args)
 
 
-@pytest.mark.parametrize(("size", "want"), [(1, 64), (63, 64), (64, 64), (65, 128), (256, 256)])
-def test_sides_are_padded_to_multiples_of_64(size, want):
-    assert padded_size(size) == want
-
-
 def test_padding_repeats_the_last_row_and_column():
     x = photo(0, 1, 3, 70, 2)
-    got = pad_image(x)
-    assert got.shape == (1, 64, 128, 2)
+    got = pad_sides(x, 16)
+    assert got.shape == (1, 16, 80, 2)
     np.testing.assert_array_equal(got[:, :3, :70], x)
-    np.testing.assert_array_equal(got[:, 3:, :70], np.repeat(x[:, -1:], 61, 1))
-    np.testing.assert_array_equal(got[:, :3, 70:], np.repeat(x[:, :, -1:], 58, 2))
+    np.testing.assert_array_equal(got[:, 3:, :70], np.repeat(x[:, -1:], 13, 1))
+    np.testing.assert_array_equal(got[:, :3, 70:], np.repeat(x[:, :, -1:], 10, 2))
+    np.testing.assert_array_equal(pad_sides(got, 16), got)
 
 
 @pytest.mark.slow
@@ -103,11 +98,44 @@ def test_latents_are_rounded_and_noise_is_added_instead():
     np.testing.assert_allclose(noisy.z_hat, plain.z + noise[1], atol=1e-5)
 
 
+def test_a_synthesis_trained_straight_sees_what_a_decoder_sees():
+    x = photo(0, 1, 64, 128, 3)
+    plain = run(SMALL, x)
+    noise = photo(1, *plain.y.shape) - 0.5, photo(2, *plain.z.shape) - 0.5
+
+    def error(x):
+        out = LTCHM(SMALL).apply(variables_of(SMALL), x, None, noise, straight=True)
+        return jnp.sum(jnp.square(out.x_hat - 0.5)), out
+
+    (_, out), slope = jax.value_and_grad(error, has_aux=True)(jnp.asarray(x))
+    np.testing.assert_allclose(out.x_hat, plain.x_hat, atol=1e-5)
+    np.testing.assert_allclose(out.y_hat, plain.y + noise[0], atol=1e-5)
+    assert np.abs(slope).max() > 1e-6
+
+
 def test_an_image_of_any_size_is_its_padded_image_cropped():
     x = photo(0, 1, 50, 64, 3)
-    got, padded = run(SMALL, x), run(SMALL, np.asarray(pad_image(x)))
+    got, padded = run(SMALL, x), run(SMALL, np.asarray(pad_sides(x, 16)))
     np.testing.assert_allclose(got.x_hat, padded.x_hat[:, :50], atol=1e-5)
     np.testing.assert_array_equal(got.y_hat, padded.y_hat)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "y_size", "z_size"), [(64, 80, (4, 5), (1, 2)), (1, 16, (1, 1), (1, 1))]
+)
+def test_latents_cover_the_image_and_no_more(height, width, y_size, z_size):
+    out = run(SMALL, photo(0, 1, height, width, 3))
+    assert (out.x_hat.shape[1:3], out.y.shape[1:3], out.z.shape[1:3]) == ((height, width), y_size, z_size)
+    assert out.mixture.means.shape[1:3] == y_size
+
+
+def test_the_hyper_latent_sees_the_last_row_and_column_of_y_again():
+    y = photo(0, 1, 5, 6, SMALL.latent_channels)
+    z = [
+        LTCHM(SMALL).apply(variables_of(SMALL), part, method="hyper_analyse") for part in (y, pad_sides(y, 4))
+    ]
+    assert z[0].shape[1:3] == (2, 2)
+    np.testing.assert_allclose(*z, atol=1e-5)
 
 
 def test_logits_of_z_bound_its_bin():

@@ -19,7 +19,8 @@ from ltchm_jax import metrics, run
 from ltchm_jax.checkpoints import RunCheckpoints
 from ltchm_jax.data import open_source, training_batches
 from ltchm_jax.linear_start import linear_start
-from ltchm_jax.model_file import load_model
+from ltchm_jax.model import init_variables
+from ltchm_jax.model_file import load_model, make_model
 from ltchm_jax.run import stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 
@@ -179,17 +180,43 @@ def test_a_run_begins_with_the_weights_of_a_model_file(folder, tmp_path, capsys)
 
 
 def test_a_run_begins_with_a_linear_start_from_its_crops(folder, tmp_path, capsys):
-    config = config_of(folder, linear_start=5, entropy_fit=1)
+    config = config_of(folder, linear_start=5, entropy_fit=1, entropy_images=3, entropy_crop=64)
     source, model = open_source(config, "train"), Recipe.from_config(config).model
     variables = run.initial_variables(config, model, source)
     batches = training_batches(source, config)
     crops = np.concatenate([next(batches) for _ in range(3)])  # of two
     want = linear_start(model, crops, config.lmbda, jax.random.key(config.seed))
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["g_a"], want["params"]["g_a"])
-    assert "starts from a linear transform and its entropy model, loss" in capsys.readouterr().err
-    with config.unlocked():
-        config.data.crop = 96
-    assert "`data.crop` must be a multiple of 64" in error_of(config, tmp_path, capsys)
+    assert "entropy model fitted in 1 steps: bpp" in capsys.readouterr().err
+    for field, value in (("entropy_crop", 32), ("data.crop", 96)):
+        other = config_of(folder, linear_start=5, entropy_fit=1, **{field: value})
+        assert "`entropy_crop` must be multiples of 64" in error_of(other, tmp_path, capsys)
+    alone = config_of(folder, entropy_fit=1)
+    assert "`entropy_fit` belongs to a linear start" in error_of(alone, tmp_path, capsys)
+
+
+def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
+    config = config_of(folder, synthesis_refit=2, entropy_refit=2, entropy_images=2, entropy_crop=64)
+    model = Recipe.from_config(config).model
+    plain = make_model(model, jax.device_get(init_variables(model, jax.random.key(0))), {"steps": "9"})
+    source = open_source(config, "train")
+    fitted, again = (run.finish(config, plain, source) for _ in range(2))
+    params, before = fitted.variables["params"], plain.variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, params["g_a"], before["g_a"])
+    for part in ("g_s", "prior_y"):
+        assert not jax.tree.all(jax.tree.map(np.array_equal, params[part], before[part]))
+    assert (fitted.digest, fitted.notes) == (again.digest, plain.notes)
+    said = capsys.readouterr().err
+    assert "synthesis fitted in 2 steps: psnr" in said
+    assert "entropy model fitted in 2 steps: bpp" in said
+
+
+def test_a_fit_that_is_not_finite_ends_the_run(folder, tmp_path, capsys):
+    """The weights of the cheap trainer are no model."""
+    config = config_of(folder, entropy_refit=2, entropy_images=2, entropy_crop=64)
+    assert run.main(config, str(tmp_path)) == 2
+    assert "bpp not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_rows_that_will_be_written_again_are_dropped(folder, tmp_path):
@@ -217,7 +244,7 @@ def test_real_bytes_are_counted_every_so_often(folder, tmp_path, monkeypatch):
 def test_real_bytes_need_a_range_coder(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "CODERS", ("no_such_module",))
     assert "tensorflow-compression-ops" in error_of(config_of(folder, real_bytes_every=4), tmp_path, capsys)
-    assert "0 (never) or more" in error_of(config_of(folder, real_bytes_every=-1), tmp_path, capsys)
+    assert "0 (off) or more, got -1" in error_of(config_of(folder, real_bytes_every=-1), tmp_path, capsys)
 
 
 @pytest.mark.slow

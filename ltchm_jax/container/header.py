@@ -15,7 +15,8 @@ from ltchm_jax.container.wire import (
     varint,
 )
 
-VERSION = 1
+VERSION = 2  # of what is written
+READABLE = (1, 2)
 MAGIC = b"\xccLT"  # 0xCC is not ASCII: a transfer that strips the top bit is noticed
 CANARY = b"\r\n"  # a transfer that rewrites line endings is noticed
 DIGEST_BYTES = 8
@@ -69,6 +70,7 @@ class Header:
       block_size: largest side of a block in pixels, or 0 for a picture of one block (which saves two bytes).
       overlap: pixels that neighbouring blocks share at least.
       samples: type of a sample.
+      version: of the format, one of `READABLE`. It says how far beyond a block's pixels its latents go.
 
     Raises:
       Malformed: the fields break these rules or those of `Grid`.
@@ -83,6 +85,7 @@ class Header:
     block_size: int = 0
     overlap: int = 0
     samples: SampleType = SampleType.UINT8
+    version: int = VERSION
 
     def __post_init__(self) -> None:
         if len(self.digest) != DIGEST_BYTES:
@@ -127,7 +130,7 @@ class Header:
         form = bytes([self.layout | self.samples << 3])
         bands = varint(self.bands) if self.layout is Layout.BANDS else b""
         cut = varint(self.block_size) + (varint(self.overlap) if self.block_size else b"")
-        return signature() + self.digest + shape + form + bands + varint(self.quality) + cut
+        return signature(self.version) + self.digest + shape + form + bands + varint(self.quality) + cut
 
     @classmethod
     def from_cursor(cls, cursor: Cursor) -> "Header":
@@ -136,22 +139,23 @@ class Header:
         Raises:
           BitstreamError: of the kind that fits what is wrong.
         """
-        _check_signature(cursor)
+        version = _read_signature(cursor)
         digest = cursor.take(DIGEST_BYTES, "model digest")
         width, height = cursor.varint("width"), cursor.varint("height")
         layout, samples = _parse_form(cursor.take(1, "sample form")[0])
         bands = layout.bands() or cursor.varint("bands")
         quality, block_size = cursor.varint("quality"), cursor.varint("block size")
         overlap = cursor.varint("overlap") if block_size else 0
-        return cls(digest, width, height, layout, bands, quality, block_size, overlap, samples)
+        return cls(digest, width, height, layout, bands, quality, block_size, overlap, samples, version)
 
 
-def signature() -> bytes:
-    """The first six bytes of every stream of this version."""
-    return MAGIC + str(VERSION).encode() + CANARY
+def signature(version: int = VERSION) -> bytes:
+    """The first six bytes of every stream of a version."""
+    return MAGIC + str(version).encode() + CANARY
 
 
-def _check_signature(cursor: Cursor) -> None:
+def _read_signature(cursor: Cursor) -> int:
+    """The version that a stream's first bytes name."""
     size = len(signature())
     found = cursor.take(min(size, cursor.remaining), "signature")
     if not found or found[:3] != MAGIC[: len(found)]:
@@ -162,10 +166,13 @@ def _check_signature(cursor: Cursor) -> None:
     if len(found) == size and found[4:] != CANARY:
         raise NotAStream("the stream's line endings were changed in transfer: fetch it again in binary mode")
     cursor.take(size - len(found), "signature")
-    if found[3:4] != str(VERSION).encode():
+    versions = {str(version).encode(): version for version in READABLE}
+    if found[3:4] not in versions:
+        readable = " and ".join(map(str, READABLE))
         raise UnsupportedVersion(
-            f"this decoder reads format version {VERSION}, got {found[3:4]!r}: update ltchm-jax"
+            f"this decoder reads format versions {readable}, got {found[3:4]!r}: update ltchm-jax"
         )
+    return versions[found[3:4]]
 
 
 def _parse_form(form: int) -> tuple[Layout, SampleType]:

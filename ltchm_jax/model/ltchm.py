@@ -25,7 +25,7 @@ from ltchm_jax.model.layers import Array
 from ltchm_jax.model.priors import EntropyParameters, FactorisedPrior, GainUnit, Mixture, causal_taps
 from ltchm_jax.model.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
 
-STRIDE = 64  # sides of an image as the transforms see it are multiples of this
+Y_STRIDE, Z_STRIDE = 16, 64  # pixels, along each side, to a position of y and of z
 
 
 class Output(NamedTuple):
@@ -40,14 +40,9 @@ class Output(NamedTuple):
     z_logits: tuple[Array, Array]  # of the cumulative of z at z_hat -1/2 and +1/2
 
 
-def padded_size(size: int) -> int:
-    """The next multiple of 64."""
-    return -(-size // STRIDE) * STRIDE
-
-
-def pad_image(x: Array) -> Array:
-    """Repeats the last row and column of x [B, H, W, bands] up to multiples of 64."""
-    bottom, right = (padded_size(n) - n for n in x.shape[1:3])
+def pad_sides(x: Array, multiple: int) -> Array:
+    """Repeats the last row and column of x [B, H, W, D] until both sides are multiples."""
+    bottom, right = (-n % multiple for n in x.shape[1:3])
     return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
 
 
@@ -89,6 +84,7 @@ class LTCHM(nn.Module):
         quality: Array | None = None,
         noise: tuple[Array, Array] | None = None,
         train: bool = False,
+        straight: bool = False,
     ) -> Output:
         """Runs everything.
 
@@ -97,24 +93,27 @@ class LTCHM(nn.Module):
           quality: [B] in 0..L-1, for a variable-rate model of L rates; else None.
           noise: uniform on -1/2..1/2 in the shapes of y and z, added in place of rounding; None rounds.
           train: batch statistics of this batch rather than the running ones.
+          straight: with noise, the synthesis gets y rounded, as a decoder's does, and the gradient passes as
+            if it were not (Minnen & Singh 2020); else it gets the noisy y, as the context always does.
         """
         height, width = x.shape[1:3]
         # Rates and likelihoods are never computed in less than float32, whatever the transforms run in.
-        y, z = _at_least_float32(self.analyse(pad_image(x), quality, train))
+        y, z = _at_least_float32(self.analyse(pad_sides(x, Y_STRIDE), quality, train))
         y_hat, z_hat = (jnp.round(y), jnp.round(z)) if noise is None else (y + noise[0], z + noise[1])
-        x_hat = self.synthesise(y_hat.astype(x.dtype), quality, train)[:, :height, :width].astype(y.dtype)
+        shown = y + jax.lax.stop_gradient(jnp.round(y) - y) if straight else y_hat
+        x_hat = self.synthesise(shown.astype(x.dtype), quality, train)[:, :height, :width].astype(y.dtype)
         return Output(x_hat, y, z, y_hat, z_hat, *self.probabilities(y_hat, z_hat, quality))
 
     def analyse(self, x: Array, quality: Array | None = None, train: bool = False) -> tuple[Array, Array]:
-        """x [B, H, W, bands], sides multiples of 64 -> y [B, H/16, W/16, M] and z [B, H/64, W/64, C]."""
+        """x [B, H, W, bands], sides multiples of 16 -> y [B, H/16, W/16, M] and z, see `hyper_analyse`."""
         y = self.g_a(x, train)
         if self.config.lmbdas:
             y = y * self.gain_y(quality, False, y.dtype)
         return y, self.hyper_analyse(y, quality)
 
     def hyper_analyse(self, y: Array, quality: Array | None = None) -> Array:
-        """y [B, H/16, W/16, M] -> z [B, H/64, W/64, C]."""
-        z = self.h_a(y)
+        """y [B, h, w, M], its last row and column repeated up to multiples of 4 -> z [B, h/4, w/4, C]."""
+        z = self.h_a(pad_sides(y, Z_STRIDE // Y_STRIDE))
         return z * self.gain_z(quality, False, z.dtype) if self.config.lmbdas else z
 
     def synthesise(self, y_hat: Array, quality: Array | None = None, train: bool = False) -> Array:
@@ -124,7 +123,7 @@ class LTCHM(nn.Module):
         return self.g_s(y_hat, train)
 
     def hyper_synthesise(self, z_hat: Array, quality: Array | None = None) -> Array:
-        """z_hat [B, H/64, W/64, C] -> psi [B, H/16, W/16, 2C]."""
+        """z_hat [B, h, w, C] -> psi [B, 4h, 4w, 2C]; for a y that was padded, its first rows."""
         if self.config.lmbdas:
             z_hat = z_hat * self.gain_z(quality, True, z_hat.dtype)
         return self.h_s(z_hat)
@@ -133,7 +132,9 @@ class LTCHM(nn.Module):
         self, y_hat: Array, z_hat: Array, quality: Array | None = None
     ) -> tuple[Mixture, tuple[Array, Array]]:
         """`mixture` and `z_logits` of an `Output`: all that the ideal code length hangs on."""
-        mixture = self.entropy_parameters(causal_taps(y_hat), self.hyper_synthesise(z_hat, quality))
+        height, width = y_hat.shape[1:3]
+        psi = self.hyper_synthesise(z_hat, quality)[:, :height, :width]
+        mixture = self.entropy_parameters(causal_taps(y_hat), psi)
         return mixture, (self.prior_z(z_hat - 0.5), self.prior_z(z_hat + 0.5))
 
     def entropy_parameters(self, taps: Array, psi: Array) -> Mixture:
@@ -148,7 +149,7 @@ class LTCHM(nn.Module):
 def init_variables(config: ModelConfig, key: Array) -> dict:
     """Fresh variables {'params': ..., 'batch_stats': ...} of a model, float32; no pass is computed."""
     model = LTCHM(config)
-    x = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, config.bands), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, Z_STRIDE, Z_STRIDE, config.bands), jnp.float32)
     quality = jax.ShapeDtypeStruct((1,), jnp.float32) if config.lmbdas else None
     variables: Any = model.lazy_init(key, x, quality)
     return variables

@@ -1,7 +1,8 @@
 """Analysis, synthesis and their hyper pair (paper Fig. 1, Tables 1-2). NHWC, any dtype (see `layers`).
 
-Sides of an image are multiples of 64 here: y lies at 1/16, z at 1/64. C is `config.width`, M is
-`config.latent_channels`; with `stage_widths` analysis and synthesis have those channels instead of C.
+Sides of an image are multiples of 16 here, those of y multiples of 4: y lies at 1/16, z at 1/64. C is
+`config.width`, M is `config.latent_channels`; with `stage_widths` analysis and synthesis have those channels
+instead of C.
 """
 
 from typing import Any

@@ -1,0 +1,161 @@
+"""Fitting one half of a model while the other stays as it is: what is said, or what is made of it.
+
+The entropy model alone is the cheap part: it works at a sixteenth of the image's sides and less. So it goes
+first where the transforms are good and it knows nothing (a linear start), when its gradient would teach them
+to say less before it has learned to say it well; and last, on larger images than training has room for.
+
+The synthesis alone learns from the very integers that it will be given, not from noise in their place, and
+cannot cost a bit.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ltchm_jax.losses import code_lengths, psnr
+from ltchm_jax.model import LTCHM, Y_STRIDE, ModelConfig
+from ltchm_jax.training import to_unit
+
+TRANSFORMS = ("g_a", "g_s", "gain_y")  # all that the entropy model does not touch
+BATCH, WINDOW = (
+    8,
+    16,
+)  # a step of the entropy model takes so many windows of y, of up to so many positions a side
+ENTROPY_RATE, SYNTHESIS_RATE = 1e-3, 1e-4  # of Adam at first; a cosine takes them to nothing
+CLIP_NORM = 1.0  # of the gradient of the synthesis
+
+Tree = dict[str, Any]
+
+
+def fit_entropy_model(
+    config: ModelConfig, variables: Tree, images: np.ndarray, steps: int, key: jax.Array
+) -> tuple[Tree, float]:
+    """Descends the rate in all parameters but those of the transforms and of the gains of y.
+
+    Args:
+      images: uint8 [N, H, W, bands], sides multiples of 64; their latents are kept in memory.
+      steps: 1 or more.
+      key: draws windows, qualities and noise.
+
+    Returns:
+      The variables, and the mean bpp of the last tenth of the steps.
+    """
+    params = variables["params"]
+    kept = {name: params[name] for name in TRANSFORMS if name in params}
+    free = {name: part for name, part in params.items() if name not in kept}
+    gains = {name: part for name, part in kept.items() if name == "gain_y"}
+    latents, rate = _latents(config, variables, images), nn.apply(_rate, LTCHM(config))
+
+    def loss(free: Tree, y: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.mean(rate({"params": gains | free}, y, key))
+
+    def windows(key: jax.Array) -> np.ndarray:
+        return _windows(latents, key)
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(ENTROPY_RATE, steps))
+    free, bpp = _descend(loss, free, windows, optimizer, steps, key)
+    return variables | {"params": kept | free}, bpp
+
+
+def fit_synthesis(
+    config: ModelConfig, variables: Tree, batches: Iterator[np.ndarray], steps: int, key: jax.Array
+) -> tuple[Tree, float]:
+    """Ascends the PSNR in the parameters of the synthesis and the inverse gains, from rounded latents.
+
+    Batch statistics stay as they are.
+
+    Args:
+      batches: uint8 [B, H, W, bands], sides multiples of 16, always of one shape.
+      steps: 1 or more.
+      key: draws qualities.
+
+    Returns:
+      The variables, and the mean PSNR in dB of the last tenth of the steps.
+    """
+    params, error = variables["params"], nn.apply(_error, LTCHM(config))
+    gains = params.get("gain_y", {})
+    free = {"g_s": params["g_s"]} | {name: part for name, part in gains.items() if name == "log_inverse"}
+
+    def whole(free: Tree) -> Tree:
+        inverse = {name: part for name, part in free.items() if name != "g_s"}
+        return params | {"g_s": free["g_s"]} | ({"gain_y": gains | inverse} if inverse else {})
+
+    def loss(free: Tree, images: jax.Array, key: jax.Array) -> jax.Array:
+        return -jnp.mean(psnr(error(variables | {"params": whole(free)}, images, key)))
+
+    rate = optax.warmup_cosine_decay_schedule(0.0, SYNTHESIS_RATE, steps // 10, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(rate))
+    free, found = _descend(loss, free, lambda key: next(batches), optimizer, steps, key)
+    return variables | {"params": whole(free)}, -found
+
+
+def _descend(
+    loss: Callable[[Tree, jax.Array, jax.Array], jax.Array],
+    free: Tree,
+    batch_of: Callable[[jax.Array], np.ndarray],
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    key: jax.Array,
+) -> tuple[Tree, float]:
+    """Parameters after so many steps, and the mean loss of the last tenth of them."""
+    flat = optax.flatten(optimizer)  # few loops over one vector compile faster
+
+    @jax.jit
+    def step(free: Tree, state: Any, batch: jax.Array, key: jax.Array) -> tuple[Tree, Any, jax.Array]:
+        value, gradient = jax.value_and_grad(loss)(free, batch, key)
+        update, state = flat.update(gradient, state)
+        return optax.apply_updates(free, update), state, value
+
+    state, values = flat.init(free), []
+    for i in range(steps):
+        of_batch, of_loss = jax.random.split(jax.random.fold_in(key, i))
+        free, state, value = step(free, state, batch_of(of_batch), of_loss)
+        values.append(value)
+    return jax.device_get(free), float(np.mean(jax.device_get(values[-max(1, steps // 10) :])))
+
+
+def _latents(config: ModelConfig, variables: Tree, images: np.ndarray) -> np.ndarray:
+    """y [N, H/16, W/16, M] of uint8 images before any gain."""
+    analyse = jax.jit(nn.apply(lambda model, x: model.g_a(to_unit(x)), LTCHM(config)))
+    parts = np.split(images, range(BATCH, len(images), BATCH))
+    return np.concatenate([np.asarray(analyse(variables, part)) for part in parts])
+
+
+def _windows(latents: np.ndarray, key: jax.Array) -> np.ndarray:
+    """[BATCH, h, w, M] out of [N, H, W, M] at random, sides WINDOW at most."""
+    rows, columns = (min(n, WINDOW) for n in latents.shape[1:3])
+    choices = np.array([len(latents), latents.shape[1] - rows + 1, latents.shape[2] - columns + 1])
+    places = (np.asarray(jax.random.uniform(key, (BATCH, 3)), np.float64) * choices).astype(int)
+    return np.stack([latents[i, top : top + rows, left : left + columns] for i, top, left in places])
+
+
+def _qualities(config: ModelConfig, key: jax.Array, count: int) -> jax.Array | None:
+    """[count], uniform over those of a variable-rate model; else None."""
+    if not config.lmbdas:
+        return None
+    return jax.random.uniform(key, (count,), maxval=len(config.lmbdas) - 1.0)
+
+
+def _rate(model: LTCHM, y: jax.Array, key: jax.Array) -> jax.Array:
+    """bpp [B] of y [B, h, w, M] before its gain, with noise for rounding."""
+    of_quality, of_y, of_z = jax.random.split(key, 3)
+    quality = _qualities(model.config, of_quality, len(y))
+    if quality is not None:
+        y = y * model.gain_y(quality, False, y.dtype)
+    z = model.hyper_analyse(y, quality)
+    y_hat = y + jax.random.uniform(of_y, y.shape, minval=-0.5, maxval=0.5)
+    z_hat = z + jax.random.uniform(of_z, z.shape, minval=-0.5, maxval=0.5)
+    bits_y, bits_z = code_lengths(y_hat, *model.probabilities(y_hat, z_hat, quality), model.config.mixture)
+    return (bits_y + bits_z) / (y.shape[1] * y.shape[2] * Y_STRIDE**2)
+
+
+def _error(model: LTCHM, images: jax.Array, key: jax.Array) -> jax.Array:
+    """Mean squared error [B] of uint8 images, synthesised from rounded latents."""
+    x, quality = to_unit(images), _qualities(model.config, key, len(images))
+    y, _ = model.analyse(x, quality)
+    return jnp.mean(jnp.square(model.synthesise(jnp.round(y), quality) - x), (1, 2, 3))

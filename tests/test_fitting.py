@@ -1,0 +1,77 @@
+"""Fitting one half of a model: the other stays, and what is fitted gets better."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_model import small_model
+
+from ltchm_jax.fitting import fit_entropy_model, fit_synthesis
+from ltchm_jax.imagery.scenes import draw_scene
+from ltchm_jax.linear_start import linear_start
+from ltchm_jax.losses import bits_per_pixel
+from ltchm_jax.model import LTCHM, ModelConfig
+
+KEY = jax.random.key(0)
+NARROW = {"bands": 1, "width": 64, "stage_widths": (16, 32, 64, 64)}
+RATES = {"lmbdas": (128.0, 1024.0)}
+
+
+def scenes(bands: int, count: int = 12) -> np.ndarray:
+    return np.stack([draw_scene(64, 64, seed)[..., :bands] for seed in range(count)])
+
+
+def rate(config: ModelConfig, variables: dict, images: np.ndarray, quality: float) -> float:
+    """Mean bpp with noise for rounding."""
+    noise = [jax.random.uniform(KEY, (len(images), n, n, 64), minval=-0.5, maxval=0.5) for n in (4, 1)]
+    x, level = images / np.float32(255), jnp.full(len(images), quality)
+    output = LTCHM(config).apply(variables, x, level if config.lmbdas else None, noise)
+    return float(sum(bits_per_pixel(output, 64 * 64, config.mixture)).mean())
+
+
+@pytest.mark.parametrize("rates", [{}, RATES])
+def test_fitting_lowers_the_rate_and_leaves_the_transforms(rates):
+    config = small_model(**NARROW | {"parameter_width": 128}, **rates)
+    images = scenes(1, 64)
+    start = linear_start(config, images, 512.0, KEY)
+    fitted, found = fit_entropy_model(config, start, images, 200, KEY)
+    for part in {"g_a", "g_s", "gain_y"} & set(start["params"]):
+        jax.tree.map(np.testing.assert_array_equal, fitted["params"][part], start["params"][part])
+    for quality in (0.0, 1.0):
+        before, after = (rate(config, variables, images, quality) for variables in (start, fitted))
+        assert after < 0.97 * before
+    if not rates:
+        assert after == pytest.approx(found, rel=0.1)
+
+
+def decibels(config: ModelConfig, variables: dict, images: np.ndarray, quality: float) -> float:
+    """PSNR over all images, decoded."""
+    level = jnp.full(len(images), quality) if config.lmbdas else None
+    x = images / np.float32(255)
+    return -10 * np.log10(np.mean(np.square(LTCHM(config).apply(variables, x, level).x_hat - x)))
+
+
+@pytest.mark.parametrize("rates", [{}, RATES])
+def test_fitting_the_synthesis_costs_no_bits(rates):
+    config, images = small_model(**NARROW, **rates), scenes(1)
+    start = linear_start(config, images, 512.0, KEY)
+    fitted, found = fit_synthesis(config, start, itertools.repeat(images), 30, KEY)
+    assert (jax.tree.structure(fitted), {*fitted["params"]}) == (
+        jax.tree.structure(start),
+        {*start["params"]},
+    )
+    changed = {
+        part
+        for part in start["params"]
+        if not jax.tree.all(jax.tree.map(np.array_equal, fitted["params"][part], start["params"][part]))
+    }
+    assert changed == {"g_s"} | ({"gain_y"} if rates else set())
+    if rates:
+        gains = fitted["params"]["gain_y"]["log_gain"], start["params"]["gain_y"]["log_gain"]
+        np.testing.assert_array_equal(*gains)
+    for quality in (0.0, 1.0):
+        before, after = (decibels(config, variables, images, quality) for variables in (start, fitted))
+        assert after > before + 0.1
+    assert 15 < found < 60
