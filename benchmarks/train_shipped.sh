@@ -3,7 +3,7 @@
 #
 # DIR holds train/ and val/, folder trees of images. WORKDIR keeps checkpoints and models (default: runs/shipped-cpu
 # or runs/shipped-accelerator). FLAGS go to train.py. Ctrl-C ends it in good order, and the same command goes on.
-# WORKDIR/best.safetensors is the model to ship, from the first validation on.
+# WORKDIR/model.safetensors is the model to ship; until the end best.safetensors is what there is.
 #
 # On a CPU it is configs/shipped.py as it stands. On an accelerator the same model learns from larger batches of
 # larger crops for longer, in bfloat16. To go on from the weights that ship rather than from none:
@@ -34,7 +34,8 @@ if [ "$kind" = accelerator ]; then
     --config.data.threads=16 --config.validate_every=5000 --config.checkpoint_every=1000)
   echo "100,000 steps of 16 crops of 256 x 256 in bfloat16; not timed here: see 'left' in the lines below" >&2
 else
-  echo "10 min for the start, then 2,400 steps of 8 crops of 128 x 128: 50 min on two idle x86 cores" >&2
+  echo "12 min for the start, 50 min for 2,400 steps of 8 crops of 128 x 128, then half an hour to fit the synthesis" \
+    "and the entropy model alone: 1.5 h on two idle x86 cores" >&2
 fi
 exec "$python" train.py --config configs/shipped.py --workdir "${workdir:-runs/shipped-$kind}" \
   --config.data.folder="$data/train" --config.data.validation_folder="$data/val" "${flags[@]}" "$@"
