@@ -5,8 +5,8 @@
 The paper's topology at C = 96, M = 192, narrow where pixels are many and wide where they are few
 (`stage_widths`), without batch normalisation (its statistics are poor at this batch size), and with dynamic
 attention at 1/8 and 1/16 only: at 1/2 and 1/4 it takes as long to train as all else together. It begins as a
-linear transform with a fitted entropy model, and ends with each half fitted alone (docs/decisions.md says what
-that is worth; docs/models.md how the weights that ship came about).
+linear transform with a fitted entropy model, and ends with each half fitted alone: docs/decisions.md says
+what that is worth, docs/models.md how the weights that ship came about.
 """
 
 import ml_collections
