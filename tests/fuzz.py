@@ -186,12 +186,12 @@ def both_readers_agree(data: bytes) -> None:
 
 def write_corpus(folder: Path) -> None:
     """What the guided run starts from: streams that are kept, whole and without the checksum of the head."""
-    for path in (ROOT / "tests" / "golden").glob("*.ltc"):
-        stream = path.read_bytes()
+    for path in (ROOT / "tests" / "golden").glob("*/*.ltc"):
+        stream, name = path.read_bytes(), f"{path.parent.name}-{path.name}"
         end = bs.read(stream).head_size - 4
-        (folder / path.name).write_bytes(b"\0" + stream)
+        (folder / name).write_bytes(b"\0" + stream)
         head = b"\x80" + (end + 3).to_bytes(2, "little")
-        (folder / f"{path.name}-head").write_bytes(head + stream[:end] + stream[end + 4 :])
+        (folder / f"{name}-head").write_bytes(head + stream[:end] + stream[end + 4 :])
 
 
 def guided(seconds: int, corpus: str) -> None:
