@@ -59,9 +59,9 @@ def test_shapes_of_the_presets(name):
     out = jax.eval_shape(LTCHM(config).apply, abstract_variables(config), x)
     latent, width = {"paper": (384, 192), "released": (128, 128)}[name]
     assert out.x_hat.shape == (2, 65, 130, 3)
-    assert out.y.shape == out.y_hat.shape == (2, 8, 12, latent)
+    assert out.y.shape == out.y_hat.shape == (2, 5, 9, latent)
     assert out.z.shape == out.z_hat.shape == out.z_logits[0].shape == (2, 2, 3, width)
-    assert {part.shape for part in out.mixture} == {(2, 8, 12, latent, 3)}
+    assert {part.shape for part in out.mixture} == {(2, 5, 9, latent, 3)}
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("float32")}
 
 
