@@ -183,9 +183,20 @@ def keep_compiled_functions() -> None:
     # Two commands that write the same entry at once: one of them warns, nothing is lost.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache")
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
+    drop_unfinished(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Removes entries of JAX's cache whose time of use was not written: a process was killed in between.
+
+    One such entry, and JAX writes no other any more; nor would it replace this one, which may be cut off.
+    """
+    for entry in folder.glob("*-cache"):
+        if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").exists():
+            entry.unlink(missing_ok=True)
 
 
 def _progress(blocks: Iterable, total: int) -> Iterable:

@@ -100,6 +100,28 @@ def test_processes_on_other_cores_and_with_kept_functions_agree(folder, tmp_path
     assert np.abs(fresh.astype(int) - kept_a).max() <= 1
 
 
+def test_a_process_killed_while_it_kept_a_function_does_not_stop_the_next(tmp_path):
+    """The first compiles and keeps; the second finds one entry without its time, and must still keep."""
+    script = (
+        "import jax, numpy, sys; from ltchm_jax.cli import keep_compiled_functions;"
+        "keep_compiled_functions(); jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0);"
+        "jax.jit(lambda x: x * float(sys.argv[1]))(numpy.ones(3))"
+    )
+    folder = tmp_path / "ltchm-jax"
+
+    def kept_by(number: str) -> set[Path]:
+        command = [sys.executable, "-c", script, number]
+        env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+        subprocess.run(command, env=env, cwd=Path(__file__).parent.parent, check=True, timeout=300)
+        return set(folder.glob("*-cache"))
+
+    (first,) = kept_by("2")
+    first.with_name(first.name.removesuffix("-cache") + "-atime").unlink()
+    (second,) = kept_by("3")
+    assert second != first
+    assert {first, second} == kept_by("2")
+
+
 @pytest.mark.parametrize("picture", ["rgb", "grey"])
 def test_the_fingerprint_is_printed(folder, capsys, picture):
     assert run("fingerprint", folder / f"{picture}.png", "--model", folder / "m.safetensors") == 0
