@@ -35,9 +35,10 @@ class BlockCoder:
         self.model, self.devices = model, jax.local_devices()
         self._apply: Any = LTCHM(model.config).apply
         self._placed = functools.cache(lambda i: jax.device_put(model.variables, self.devices[i]))
+        wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
         with float64():
-            wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
-            self._wide = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), {"params": wide})
+            # Widened on the host: on the device each shape would have to be compiled.
+            self._wide = jax.device_put({"params": jax.tree.map(lambda v: v.astype(np.float64), wide)})
         self._analyse, self._synthesise = jax.jit(self._analysis), jax.jit(self._synthesis)
         self._hyper = jax.jit(self._hyper_synthesis)
         self.entropy = LatentCoder(
