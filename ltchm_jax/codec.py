@@ -162,8 +162,6 @@ class Codec:
         """The same with its layout and metadata; reads only the blocks that a window needs."""
         container = bitstream.read(source, max_pixels=max_pixels)
         header = container.header
-        header.check_model(self.model.digest)
-        self._check_bands(header.layout, header.bands)
         self._check_header(header)
         window = window or header.grid.whole
         numbers = list(header.grid.numbers_in(window))
@@ -221,16 +219,12 @@ class Codec:
         Raises:
           ValueError: the picture has another number of bands.
         """
-        bands = image.pixels.shape[2] - image.layout.has_alpha
-        self._check_bands(image.layout, bands)
-        return image.pixels[..., :bands]
-
-    def _check_bands(self, layout: Layout, bands: int) -> None:
-        if bands not in (1, self.model.config.bands):
-            want = self.model.config.bands
+        bands, want = image.pixels.shape[2] - image.layout.has_alpha, self.model.config.bands
+        if bands not in (1, want):
             raise ValueError(
-                f"Model {self.name} codes {want} bands (or grey), got {bands} of layout {layout.label}."
+                f"Model {self.name} codes {want} bands (or grey), got {bands} of layout {image.layout.label}."
             )
+        return image.pixels[..., :bands]
 
     def quality_steps(self, quality: float | None) -> int:
         """A quality in steps of 1/256, the middle where none is given.
@@ -249,6 +243,13 @@ class Codec:
         return round(value * QUALITY_STEPS)
 
     def _check_header(self, header: Header) -> None:
+        header.check_model(self.model.digest)
+        bands = self.model.config.bands
+        if header.bands not in (1, bands):
+            raise bitstream.Malformed(
+                f"the model has {bands} bands (or grey), the stream says {header.bands} of layout "
+                f"{header.layout.label}"
+            )
         top = max(len(self.model.config.lmbdas) - 1, 0) * QUALITY_STEPS
         if header.quality > top:
             raise bitstream.Malformed(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ltchm_jax.bitstream import BitstreamError, ModelMismatch
+from ltchm_jax.bitstream import BitstreamError, Malformed, ModelMismatch, pack
 from ltchm_jax.bitstream import read as bitstream_read
 from ltchm_jax.container.grid import Rect
 from ltchm_jax.container.header import Layout
@@ -179,6 +179,20 @@ def test_damaged_streams_end_in_a_named_error(codec):
     for length in rng.integers(0, len(data), 20):
         with pytest.raises(BitstreamError):
             codec.decompress(data[:length])
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"layout": Layout.BANDS, "bands": 362}, "3 bands .*, the stream says 362 of layout bands"),
+        ({"quality": 513}, "qualities up to 512 / 256, the stream says 513"),
+    ],
+)
+def test_a_head_that_its_model_can_not_have_written_is_malformed(codec, change, rule):
+    container = bitstream_read(codec.compress(scene(30, 30)))
+    forged = pack(dataclasses.replace(container.header, **change), list(container))
+    with pytest.raises(Malformed, match=rule):
+        codec.decompress(forged)
 
 
 def test_another_model_is_refused(codec, variables):
