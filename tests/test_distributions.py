@@ -108,6 +108,24 @@ def test_log_normal_cdf_matches_scipy_across_the_switches():
     np.testing.assert_allclose(d.log_normal_cdf(jnp.asarray(x, jnp.float32)), want, rtol=3e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("end", [-0.5, 0.5])
+@pytest.mark.parametrize("border", [-1.0, 10.0])
+def test_a_border_between_two_formulas_is_seamless_when_compiled(border, end):
+    """Compiled in one piece, one argument may be rounded in two ways: on both sides of the border at once."""
+    rng = np.random.default_rng(0)
+    scales = rng.uniform(0.11, 3, (20_000, 3)).astype(np.float32)
+    y = np.round(rng.normal(0, 3, 20_000)).astype(np.float32)
+    means = (y[:, None] - border * scales - end).astype(np.float32)  # an end of the bin lies there
+    weights = np.full_like(scales, 1 / 3)
+
+    def bits(y, means, scales, weights):
+        return d.mixture_bits(y, means, scales, jnp.log(weights))
+
+    args = [jnp.asarray(v) for v in (y, means, scales, weights)]
+    compiled = jax.jit(bits).lower(*args).compile({"xla_backend_optimization_level": 3})
+    np.testing.assert_allclose(compiled(*args), bits(*args), rtol=1e-5, atol=1e-5)
+
+
 def test_logistic_bins_against_sigmoids_and_in_the_tail():
     lower = np.linspace(-6, 6, 25)
     want = -np.log2(special.expit(lower + 0.7) - special.expit(lower))

@@ -3,6 +3,10 @@
 Everything stays in the log domain, and no formula subtracts two numbers that are close to one. So a symbol
 far out in a tail costs what it should even in float32, where a difference of two CDFs is exactly zero, and it
 has a useful gradient. There is no floor and no cap. Inputs may be non-integer (noisy). float32 and float64.
+
+Where two formulas meet both are evaluated, each with its argument clamped a little beyond its own range. A
+compiler may compute an argument twice and round it in two ways, so that a value at the border counts as on
+one side in one place and on the other in another: both formulas then must be right there.
 """
 
 from collections.abc import Callable
@@ -18,21 +22,17 @@ _THIN = 0.125  # in standard deviations; narrower bins are integrated by a serie
 
 def log1mexp(x: jax.Array) -> jax.Array:
     """log(1 - exp(-x)) for x > 0, accurate near 0 and for large x. Any shape; the gradient is finite."""
-    near = x < log(2)
-    small = jnp.where(near, x, 1.0)
-    large = jnp.where(near, 1.0, x)
-    return jnp.where(near, jnp.log(-jnp.expm1(-small)), jnp.log1p(-jnp.exp(-large)))
+    small = jnp.log(-jnp.expm1(-jnp.minimum(x, 1.0)))
+    large = jnp.log1p(-jnp.exp(-jnp.maximum(x, 0.5)))
+    return jnp.where(x < log(2), small, large)
 
 
 def log_normal_cdf(x: jax.Array) -> jax.Array:
     """log of the standard normal CDF; any shape. Value and gradient hold far into the lower tail."""
-    far = x < _FAR
-    high = x > 1.0
-    # Every branch is evaluated, so each one gets an argument it can digest where it is not chosen.
-    lower = jnp.log(0.5 * jax.lax.erfc(-jnp.where(far | high, 0.0, x) * 0.5**0.5))
-    upper = jnp.log1p(-0.5 * jax.lax.erfc(jnp.where(high, x, 1.0) * 0.5**0.5))
-    tail = _log_normal_cdf_asymptotic(jnp.where(far, x, _FAR))
-    return jnp.where(far, tail, jnp.where(high, upper, lower))
+    lower = jnp.log(0.5 * jax.lax.erfc(-jnp.clip(x, _FAR - 0.5, 1.5) * 0.5**0.5))
+    upper = jnp.log1p(-0.5 * jax.lax.erfc(jnp.maximum(x, 0.5) * 0.5**0.5))
+    tail = _log_normal_cdf_asymptotic(jnp.minimum(x, _FAR + 0.5))
+    return jnp.where(x < _FAR, tail, jnp.where(x > 1.0, upper, lower))
 
 
 def _log_normal_cdf_asymptotic(x: jax.Array) -> jax.Array:
@@ -49,14 +49,15 @@ def gaussian_log_mass(distance: jax.Array, scale: jax.Array) -> jax.Array:
     thin = (width < _THIN) & (centre * width < 0.5)
     lower, upper = -centre - 0.5 * width, -centre + 0.5 * width  # symmetry: measured in the lower tail
     log_upper = log_normal_cdf(upper)
-    gap = jnp.where(thin, 1.0, log_upper - log_normal_cdf(lower))
-    return jnp.where(thin, _thin_gaussian_log_mass(centre, width, thin), log_upper + log1mexp(gap))
+    gap = jnp.maximum(log_upper - log_normal_cdf(lower), 0.5 * _THIN)  # 0.099 at least if not thin
+    wide = log_upper + log1mexp(gap)
+    return jnp.where(thin, _thin_gaussian_log_mass(centre, width), wide)
 
 
-def _thin_gaussian_log_mass(centre: jax.Array, width: jax.Array, valid: jax.Array) -> jax.Array:
+def _thin_gaussian_log_mass(centre: jax.Array, width: jax.Array) -> jax.Array:
     """log of w phi(c) (1 + w^2 He2(c)/24 + w^4 He4(c)/1920), the integral of phi over a narrow bin at c."""
-    c = jnp.where(valid, centre, 0.0)
-    w = jnp.where(valid, width, _THIN)
+    w = jnp.minimum(width, 2 * _THIN)
+    c = jnp.minimum(centre, 1 / w)
     c2, w2 = c * c, w * w
     series = w2 * (c2 - 1) / 24 + w2 * w2 * (c2 * c2 - 6 * c2 + 3) / 1920
     return jnp.log(w) - 0.5 * c2 - _LOG_SQRT_2PI + jnp.log1p(series)
@@ -66,11 +67,10 @@ def laplace_log_mass(distance: jax.Array, scale: jax.Array) -> jax.Array:
     """Natural log of the Laplace(0, scale) mass of distance + [-1/2, 1/2]. Equal shapes; scale > 0."""
     rate = 1.0 / scale
     a = jnp.abs(distance)
-    inside = a < 0.5  # the bin holds the peak: add its two halves, each 1/2 (1 - exp(-length/scale))
-    h = jnp.where(inside, a, 0.0)
+    h = jnp.minimum(a, 0.5)  # the bin holds the peak: add its two halves, each 1/2 (1 - exp(-length/scale))
     halves = -0.5 * (jnp.expm1((h - 0.5) * rate) + jnp.expm1(-(h + 0.5) * rate))
-    tail = log(0.5) - (jnp.where(inside, 0.5, a) - 0.5) * rate + log1mexp(rate)
-    return jnp.where(inside, jnp.log(halves), tail)
+    tail = log(0.5) - (a - 0.5) * rate + log1mexp(rate)
+    return jnp.where(a < 0.5, jnp.log(halves), tail)
 
 
 LOG_MASS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
