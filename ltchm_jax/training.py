@@ -308,9 +308,11 @@ class Trainer:
     def step(self, state: TrainState, images: np.ndarray) -> tuple[TrainState, Metrics]:
         """`train_step` of a replicated state on this host's uint8 [B, H, W, bands]; metrics per device."""
         images = images.reshape(self.devices, -1, *images.shape[1:])
+        options = compiler_options()
+        if not options:
+            return self._step(state, images)
         if images.shape not in self._compiled:
-            lowered = self._step.lower(state, images)
-            self._compiled[images.shape] = lowered.compile(compiler_options=compiler_options())
+            self._compiled[images.shape] = self._step.lower(state, images).compile(compiler_options=options)
         return self._compiled[images.shape](state, images)
 
     def validate(self, state: TrainState, batches: list[np.ndarray]) -> dict[str, float]:
@@ -336,11 +338,12 @@ class Trainer:
 def compiler_options() -> dict[str, int]:
     """What the step is compiled with: on a CPU, LLVM's first level, unless XLA_FLAGS names another.
 
-    The step is as fast as at the third, XLA's own choice, and compiles in four fifths of the time.
+    The step is as fast as at the third, XLA's own choice, and compiles in four fifths of the time. Empty for
+    a run of several processes: the newest JAX does not call what was compiled ahead with their local arrays.
     """
     level = "xla_backend_optimization_level"
-    chosen = jax.default_backend() != "cpu" or level in os.environ.get("XLA_FLAGS", "")
-    return {} if chosen else {level: 1}
+    single = jax.default_backend() == "cpu" and jax.process_count() == 1
+    return {level: 1} if single and level not in os.environ.get("XLA_FLAGS", "") else {}
 
 
 def check_finite(metrics: dict[str, float], first: int, last: int) -> None:
