@@ -284,6 +284,7 @@ class Trainer:
             AXIS,
             donate_argnums=0,
         )
+        self._options = compiler_options()
         self._compiled: dict[tuple[int, ...], Any] = {}
         self._eval = jax.jit(functools.partial(eval_step, recipe=self.recipe))
 
@@ -308,11 +309,11 @@ class Trainer:
     def step(self, state: TrainState, images: np.ndarray) -> tuple[TrainState, Metrics]:
         """`train_step` of a replicated state on this host's uint8 [B, H, W, bands]; metrics per device."""
         images = images.reshape(self.devices, -1, *images.shape[1:])
-        options = compiler_options()
-        if not options:
+        if not self._options:
             return self._step(state, images)
         if images.shape not in self._compiled:
-            self._compiled[images.shape] = self._step.lower(state, images).compile(compiler_options=options)
+            lowered = self._step.lower(state, images)
+            self._compiled[images.shape] = lowered.compile(compiler_options=self._options)
         return self._compiled[images.shape](state, images)
 
     def validate(self, state: TrainState, batches: list[np.ndarray]) -> dict[str, float]:
