@@ -39,6 +39,8 @@ def parse(arguments: list[str]) -> Options:
         help=f"conventional codecs, of {', '.join(BASELINES)}; default {' '.join(DEFAULTS)}")  # fmt: skip
     add("--grid", choices=("wide", "paper"), default="wide", help="settings of the conventional codecs")
     add("--qualities", type=float, nargs="+", default=[], help="settings of variable-rate models")
+    add("--effort", type=int, nargs="+", default=[0], metavar="N",
+        help="passes in which models refine what they send, each a curve of its own; default 0")  # fmt: skip
     add("--workers", type=int, default=1, help="processes for the conventional codecs; above 1 spoils timing")
     add("--examples", type=int, default=3, help="number of pictures to show")
     add("--crop-bpp", type=float, help="rate at which they are shown")
@@ -52,6 +54,7 @@ def parse(arguments: list[str]) -> Options:
         codecs=tuple(given.codecs),
         wide=given.grid == "wide",
         qualities=tuple(given.qualities),
+        efforts=tuple(given.effort),
         workers=given.workers,
         examples=given.examples,
         crop_bpp=given.crop_bpp,

@@ -19,6 +19,7 @@ from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, Mixture
 from ltchm_jax.model_file import Model
+from ltchm_jax.refinement import MAX_EFFORT, Refiner
 
 QUALITY_STEPS = 256  # a stream keeps the quality in steps of 1/256
 # Sides of a block are padded to a multiple of this many pixels, by the version of the stream.
@@ -29,10 +30,17 @@ class BlockCoder:
     """A model's transforms and its entropy coder; functions compile once for each shape of block.
 
     `quality` is in steps of 1/256 throughout. Blocks take turns on the devices of this process by `number`.
+    With an `effort` latents are refined in so many passes, see `refinement`.
+
+    Raises:
+      ValueError: the model can't be refined, or `effort` is not 0 to MAX_EFFORT.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.devices = model, jax.local_devices()
+    def __init__(self, model: Model, effort: int = 0) -> None:
+        if not 0 <= effort <= MAX_EFFORT:
+            raise ValueError(f"`effort` must be 0 to {MAX_EFFORT}, got {effort}.")
+        self.model, self.devices, self.effort = model, jax.local_devices(), effort
+        self._refiner = Refiner(model) if effort else None
         self._apply: Any = LTCHM(model.config).apply
         self._placed = functools.cache(lambda i: jax.device_put(model.variables, self.devices[i]))
         wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
@@ -59,7 +67,11 @@ class BlockCoder:
         Returns:
           y int32 [h/16, w/16, M] and z int32 [h/64, w/64, C], sides rounded up, clipped to +-SYMBOL_LIMIT.
         """
-        return self._analyse(self._variables_on(number), self.padded(pixels), self.rate(quality))
+        variables, padded, rate = self._variables_on(number), self.padded(pixels), self.rate(quality)
+        if self._refiner is None:
+            return self._analyse(variables, padded, rate)
+        height, width = pixels.shape[:2]
+        return self._refiner.refine(variables, padded, (height, width), rate, self.effort)
 
     def padded(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [H, W, bands] of a block [h, w, 1 or bands]: edges repeated up to multiples of 16."""

@@ -66,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="B",
         help="largest side of a block that decodes on its own, 16 to 4096; default 1024",
     )
+    compress.add_argument(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="passes that refine what is sent: smaller files, slower; 0 to 1000, default 0, 8 gains most",
+    )
     _add_model(compress)
     compress.set_defaults(run=run_compress)
 
@@ -211,12 +218,14 @@ def run_compress(options: argparse.Namespace) -> None:
     from ltchm_jax.imagery.images import read_image
 
     pairs = targets(options.input, options.output, SUFFIX)
-    cut = {} if options.block_size is None else {"block_size": options.block_size}
+    chosen = {"effort": options.effort}
+    if options.block_size is not None:
+        chosen["block_size"] = options.block_size
     codec = None
     for source, target in pairs:
         check_folder(target)
         image = read_image(source)
-        codec = codec or open_codec(options.model, **cut)
+        codec = codec or open_codec(options.model, **chosen)
         height, width = image.pixels.shape[:2]
         budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
         how: dict = {"metadata": options.metadata, "progress": _progress}

@@ -55,29 +55,34 @@ class Codec:
     """One model, ready to code. May be shared by threads; functions compile once for each shape of block.
 
     A picture with a side above `block_size` pixels is cut into blocks of at most that, which share `overlap`
-    pixels with their neighbours, by default 16 or a quarter. Any codec of the model decodes them.
+    pixels with their neighbours, by default 16 or a quarter. With an `effort` the encoder refines the
+    latents of every block in so many passes (see `refinement`): fewer bytes for the same quality, in more
+    time. Any codec of the model decodes all of them.
 
     Raises:
-      ValueError: `block_size` is not 16 to 4096, or `overlap` more than a quarter of it.
+      ValueError: `block_size` is not 16 to 4096, `overlap` more than a quarter of it, `effort` not 0 to
+        1,000, or the model can't be refined.
     """
 
     def __init__(
-        self, model: Model, name: str = "unnamed", *, block_size: int = BLOCK_SIZE, overlap: int | None = None
-    ) -> None:
+        self, model: Model, name: str = "unnamed", *,
+        block_size: int = BLOCK_SIZE, overlap: int | None = None, effort: int = 0,
+    ) -> None:  # fmt: skip
         self.model, self.name = model, f"{name}@{model.digest.hex()}"
         self.block_size = block_size
         self.overlap = min(OVERLAP, block_size // 4) if overlap is None else overlap
         Grid(1, 1, self.block_size, self.overlap)  # raises where they break its rules
-        self.blocks = BlockCoder(model)
+        self.blocks = BlockCoder(model, effort)
 
     @classmethod
     def load(cls, name_or_path: str | Path | None = None, **options: int) -> "Codec":
         """The codec of a model file, of a name that ships, or (no argument) of the default model.
 
-        `options` are `block_size` and `overlap`, as for `Codec`.
+        `options` are `block_size`, `overlap` and `effort`, as for `Codec`.
 
         Raises:
           ModelError: it can't be found or read.
+          ValueError: an option breaks its rule.
         """
         path = find_model(name_or_path)
         # The tests compare the shapes of what ships: that need not cost seconds at each start.

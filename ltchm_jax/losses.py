@@ -27,13 +27,17 @@ class Losses(NamedTuple):
     distortion: jax.Array  # that mse, or 1 - MS-SSIM
 
 
+def symbol_bits(y_hat: jax.Array, mixture: Mixture, kind: str) -> jax.Array:
+    """Ideal code length in bits of every latent of y_hat, any shape; `kind`: of the mixture."""
+    means, scales, weights = mixture
+    return mixture_bits(y_hat, means, scales, jnp.log(jnp.maximum(weights, SMALLEST_WEIGHT)), kind)
+
+
 def code_lengths(
     y_hat: jax.Array, mixture: Mixture, z_logits: tuple[jax.Array, jax.Array], kind: str
 ) -> tuple[jax.Array, jax.Array]:
     """Ideal code lengths in bits of y_hat [B, h, w, M] and of z_hat, each [B]; `kind`: of the mixture."""
-    means, scales, weights = mixture
-    log_weights = jnp.log(jnp.maximum(weights, SMALLEST_WEIGHT))
-    bits_y, bits_z = mixture_bits(y_hat, means, scales, log_weights, kind), logistic_bin_bits(*z_logits)
+    bits_y, bits_z = symbol_bits(y_hat, mixture, kind), logistic_bin_bits(*z_logits)
     return jnp.sum(bits_y, (1, 2, 3)), jnp.sum(bits_z, (1, 2, 3))
 
 
@@ -110,6 +114,13 @@ def _halve(images: jax.Array) -> jax.Array:
     even = [(0, 0)] * (images.ndim - 2) + [(0, height % 2), (0, width % 2)]
     images = jnp.pad(images, even, mode="edge")
     return images.reshape(*images.shape[:-2], -(-height // 2), 2, -(-width // 2), 2).mean((-3, -1))
+
+
+def lmbda_at(lmbdas: tuple[float, ...], quality: jax.Array) -> jax.Array:
+    """lmbda at real qualities [B] in 0..L-1, interpolated exponentially like the gains."""
+    return jnp.exp(
+        jnp.interp(quality, jnp.arange(len(lmbdas), dtype=jnp.float32), jnp.log(jnp.asarray(lmbdas)))
+    )
 
 
 def psnr(mse: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from ltchm_jax.losses import Losses, check_distortion, psnr, rate_distortion
+from ltchm_jax.losses import Losses, check_distortion, lmbda_at, psnr, rate_distortion
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig, abstract_variables, init_variables
 
 AXIS = "batch"  # of pmap
@@ -138,13 +138,6 @@ def draw_rates(recipe: Recipe, keys: jax.Array) -> tuple[jax.Array | None, jax.A
         return None, jnp.full(keys.shape, recipe.lmbda)
     quality = jax.vmap(lambda key: jax.random.uniform(key, maxval=float(len(lmbdas) - 1)))(keys)
     return quality, lmbda_at(lmbdas, quality)
-
-
-def lmbda_at(lmbdas: tuple[float, ...], quality: jax.Array) -> jax.Array:
-    """lmbda at real qualities [B] in 0..L-1, interpolated exponentially like the gains."""
-    return jnp.exp(
-        jnp.interp(quality, jnp.arange(len(lmbdas), dtype=jnp.float32), jnp.log(jnp.asarray(lmbdas)))
-    )
 
 
 def to_unit(images: jax.Array) -> jax.Array:

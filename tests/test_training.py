@@ -10,7 +10,7 @@ import pytest
 from small_model import small_config
 
 from ltchm_jax import training
-from ltchm_jax.losses import Losses
+from ltchm_jax.losses import Losses, lmbda_at
 from ltchm_jax.model import LTCHM
 from ltchm_jax.training import (
     AXIS,
@@ -21,7 +21,6 @@ from ltchm_jax.training import (
     draw_rates,
     init_state,
     learning_rate,
-    lmbda_at,
     make_optimizer,
     ravel,
     summarise,

@@ -72,18 +72,20 @@ def baseline(name: str, wide: bool) -> Contender:
     )
 
 
-def model(spec: str, qualities: Sequence[float] = ()) -> Contender:
+def model(spec: str, qualities: Sequence[float] = (), effort: int = 0) -> Contender:
     """A model named `MODEL` or `CURVE=MODEL`, MODEL being what `Codec.load` takes: a file or a known name.
 
-    A single-rate model is one point; those given the same CURVE form one curve.
+    A single-rate model is one point; those given the same CURVE form one curve. With an effort CURVE says so.
 
     Raises:
-        ValueError: the model can't be loaded.
+        ValueError: the model can't be loaded, or not with this effort.
     """
     from ltchm_jax.codec import Codec as Ltchm  # here, for it needs TensorFlow and the baselines do not
 
     curve, _, source = spec.rpartition("=")
-    return of_codec(Ltchm.load(source), curve, _file_digest(source), qualities)
+    codec = Ltchm.load(source, effort=effort)
+    curve = f"{curve or codec.name} effort {effort}" if effort else curve
+    return of_codec(codec, curve, _file_digest(source), qualities)
 
 
 def of_codec(codec: Codec, curve: str = "", version: str = "", qualities: Sequence[float] = ()) -> Contender:
@@ -106,14 +108,18 @@ def of_codec(codec: Codec, curve: str = "", version: str = "", qualities: Sequen
 
 
 def gather(
-    models: Sequence[str], codecs: Sequence[str], wide: bool, qualities: Sequence[float] = ()
+    models: Sequence[str],
+    codecs: Sequence[str],
+    wide: bool,
+    qualities: Sequence[float] = (),
+    efforts: Sequence[int] = (0,),
 ) -> tuple[list[Contender], dict[str, str]]:
     """All contenders, models first, and why named codecs were skipped.
 
     Raises:
         ValueError: a name is unknown, nothing is left to compare, or two would write the same rows.
     """
-    contenders = [model(spec, qualities) for spec in models]
+    contenders = [model(spec, qualities, effort) for spec in models for effort in efforts]
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(codecs):
         try:

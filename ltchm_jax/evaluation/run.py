@@ -30,6 +30,7 @@ class Options:
         codecs: names of baselines.
         wide: measure baselines on their wide grids, not only at the paper's settings.
         qualities: settings of variable-rate models; empty takes the model's own.
+        efforts: of the models' encoders; each is a curve of its own.
         workers: processes for the baselines.
         examples: number of pictures to show.
         crop_bpp: rate at which they are shown; None follows the first model.
@@ -43,6 +44,7 @@ class Options:
     codecs: tuple[str, ...] = baselines.DEFAULTS
     wide: bool = True
     qualities: tuple[float, ...] = ()
+    efforts: tuple[int, ...] = (0,)
     workers: int = 1
     examples: int = 3
     crop_bpp: float | None = None
@@ -60,7 +62,9 @@ def run(options: Options) -> Summary:
     if options.workers < 1 or options.examples < 0:
         raise ValueError(f"--workers must be 1 or more and --examples 0 or more, got {options}")
     pictures, other_files = list_pictures(options.folders)
-    competitors, skipped = contenders.gather(options.models, options.codecs, options.wide, options.qualities)
+    competitors, skipped = contenders.gather(
+        options.models, options.codecs, options.wide, options.qualities, options.efforts
+    )
     return compare(options, pictures, other_files, competitors, skipped)
 
 

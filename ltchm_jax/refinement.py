@@ -1,0 +1,175 @@
+"""Latents refined for one picture: the encoder weighs what an integer costs against what it shows.
+
+The analysis answers all pictures alike, and rounds without regard to what each integer costs, itself and in
+the contexts of its neighbours. Here some integers move by one, pass after pass, wherever the loss of the
+training, bits + lambda * squared error (eq. 3), is expected to fall. A decoder needs to know nothing of it.
+
+All moves are weighed at once. A move of one latent by d = +-1 should change the loss by
+
+    bits of y + d  -  bits of y                                 its own, exactly
+    + d * gradient, through the contexts, of everyone's bits
+    + d * slope + h/2                                           of lambda * squared error; h: its curvature
+
+and of those that promise more than a threshold, which falls from pass to pass, a random part is made: latents
+that answer the same error, or feed the same contexts, would overshoot together.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
+from ltchm_jax.losses import lmbda_at, symbol_bits
+from ltchm_jax.model import LTCHM
+from ltchm_jax.model_file import Model
+
+CURVATURE = 1.4  # the synthesis bends: a whole step costs this much more than its Jacobian says
+SHARE = 0.4  # of the moves that promise enough, made in one pass
+FIRST_GAIN, LAST_GAIN, FALL = 6.0, 1.0, 0.7  # bits that a move must promise: at first, at least, and by pass
+MAX_EFFORT = 1_000
+
+
+class Picture(NamedTuple):
+    """A block and the analysis's answer to it: what stays the same from pass to pass."""
+
+    x: jax.Array  # float32 [1, H, W, bands] in 0..1
+    inside: jax.Array  # float32 [1, H, W, 1]: 1 for pixels of the block, 0 for its padding
+    quality: jax.Array  # float32 [1]
+    lmbda: jax.Array  # float32, of the loss
+    y: jax.Array  # float32 [1, h, w, M], not rounded
+    z_hat: jax.Array  # float32 [1, h/4, w/4, C]
+    curvature: jax.Array  # float32 [1, 1, 1, M], bits: second derivative of lambda * squared error
+
+
+class Search(NamedTuple):
+    """Where a refinement stands: the integers to try next, and the best that were tried."""
+
+    y_hat: jax.Array
+    best: jax.Array
+    least: jax.Array  # loss of the best, in bits
+
+
+class Refiner:
+    """Refines latents of one model; functions compile once for each shape of block.
+
+    Raises:
+      ValueError: no lambda of the model is known, or it was trained for another distortion.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._mixture = LTCHM(model.config), model.config.mixture
+        self._lmbdas = trained_lmbdas(model)
+        self._start, self._move = jax.jit(self._begin), jax.jit(self._pass)
+
+    def refine(
+        self, variables: dict, pixels: np.ndarray, inside: tuple[int, int], quality: np.ndarray, effort: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Latents of a block, still being computed when this returns; never worse than those it began with.
+
+        Args:
+          pixels: uint8 [H, W, bands], sides multiples of 16.
+          inside: rows and columns that count; the rest is padding.
+          quality: float32 [1].
+          effort: passes, 1 or more; each takes a forward and a backward pass of the synthesis.
+
+        Returns:
+          y int32 [H/16, W/16, M] and z int32, as the analysis does.
+        """
+        counted = np.zeros((1, *pixels.shape[:2], 1), np.float32)
+        counted[:, : inside[0], : inside[1]] = 1
+        picture, search = self._start(variables, pixels, counted, quality)
+        for i in range(effort + 1):  # the last only looks at what the one before made
+            search = self._move(variables, picture, search, np.int32(i))
+        return search.best[0].astype(jnp.int32), picture.z_hat[0].astype(jnp.int32)
+
+    def _begin(
+        self, variables: dict, pixels: jax.Array, inside: jax.Array, quality: jax.Array
+    ) -> tuple[Picture, Search]:
+        x = pixels.astype(jnp.float32)[None] / 255
+        latents = self._model.apply(variables, x, quality, method="analyse")
+        y, z = (jnp.clip(jnp.nan_to_num(v), -SYMBOL_LIMIT, SYMBOL_LIMIT) for v in latents)
+        lmbda = lmbda_at(self._lmbdas, quality)[0]
+        x_hat, pull = jax.vjp(self._synthesis(variables, quality), jnp.round(y))
+        # The mean square of a gradient of random signs is the diagonal of the Gauss-Newton matrix.
+        (slopes,) = pull(inside * jax.random.rademacher(jax.random.key(0), x_hat.shape, x_hat.dtype))
+        squares = jnp.mean(jnp.square(slopes), (1, 2), keepdims=True)
+        curvature = 2 * CURVATURE * lmbda / x.shape[-1] * squares
+        picture = Picture(x, inside, quality, lmbda, y, jnp.round(z), curvature)
+        return picture, Search(jnp.round(y), jnp.round(y), jnp.float32(jnp.inf))
+
+    def _pass(self, variables: dict, picture: Picture, search: Search, number: jax.Array) -> Search:
+        y_hat = search.y_hat
+        loss, gains, directions = self.expected(variables, picture, y_hat)
+        better = loss < search.least
+        best, least = jnp.where(better, y_hat, search.best), jnp.where(better, loss, search.least)
+        chosen = jax.random.uniform(jax.random.fold_in(jax.random.key(1), number), y_hat.shape) < SHARE
+        chosen &= gains > jnp.maximum(LAST_GAIN, FIRST_GAIN * FALL**number)
+        moved = jnp.clip(y_hat + chosen * directions, -SYMBOL_LIMIT, SYMBOL_LIMIT)
+        return Search(moved, best, least)
+
+    def expected(
+        self, variables: dict, picture: Picture, y_hat: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The loss in bits, and for each latent what its better move should save, and whether that is +-1."""
+        error, of_error = jax.value_and_grad(self._error)(y_hat, variables, picture)
+        of_contexts, mixture = jax.grad(self._rate, has_aux=True)(y_hat, y_hat, variables, picture)
+        own = symbol_bits(y_hat, mixture, self._mixture)
+        # Moves that are made together all see the error of this moment; against the analysis, where each
+        # latent has a place of its own, they don't. Half and half did best.
+        slope = of_contexts + (of_error + picture.curvature * (y_hat - picture.y)) / 2
+        changes = [
+            symbol_bits(y_hat + d, mixture, self._mixture) - own + d * slope + picture.curvature / 2
+            for d in (1.0, -1.0)
+        ]
+        up = changes[0] < changes[1]
+        return error + jnp.sum(own), -jnp.minimum(*changes), jnp.where(up, 1.0, -1.0)
+
+    def _error(self, y_hat: jax.Array, variables: dict, picture: Picture) -> jax.Array:
+        """lambda * squared error, in bits."""
+        x_hat = self._synthesis(variables, picture.quality)(y_hat)
+        errors = picture.inside * jnp.square(jnp.clip(x_hat, 0, 1) - picture.x)
+        return picture.lmbda * jnp.sum(errors) / errors.shape[-1]
+
+    def _rate(
+        self, context: jax.Array, y_hat: jax.Array, variables: dict, picture: Picture
+    ) -> tuple[jax.Array, Any]:
+        """Bits of y_hat where `context` stands in its contexts, and the mixtures."""
+        mixture, _ = self._model.apply(
+            variables, context, picture.z_hat, picture.quality, method="probabilities"
+        )
+        return jnp.sum(symbol_bits(y_hat, mixture, self._mixture)), mixture
+
+    def _synthesis(self, variables: dict, quality: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        synthesise: Any = self._model.apply
+        return lambda y_hat: synthesise(variables, y_hat, quality, method="synthesise")
+
+
+def trained_lmbdas(model: Model) -> tuple[float, ...]:
+    """The lambda of each rate that a model was trained for, one of a single-rate model.
+
+    Raises:
+      ValueError: it was trained for another distortion than squared error, or does not say its lambda.
+    """
+    training = _training_notes(model)
+    if training.get("distortion", "mse") != "mse":
+        raise ValueError(
+            f"Refinement lowers squared error, the model was trained for {training['distortion']}: "
+            "leave `effort` at 0."
+        )
+    single = training.get("lmbda")
+    if not model.config.lmbdas and not isinstance(single, int | float):
+        raise ValueError("Refinement needs a model whose file says its lambda: leave `effort` at 0.")
+    return model.config.lmbdas or (float(single),)
+
+
+def _training_notes(model: Model) -> dict[str, Any]:
+    """What a model's file says of the configuration it was trained with; nothing if that can't be read."""
+    try:
+        found = json.loads(model.notes.get("training", "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
