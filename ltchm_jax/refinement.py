@@ -90,7 +90,7 @@ class Refiner:
         self, variables: dict, pixels: jax.Array, inside: jax.Array, quality: jax.Array
     ) -> tuple[Picture, Search]:
         x = pixels.astype(jnp.float32)[None] / 255
-        latents = self._model.apply(variables, x, quality, method="analyse")
+        latents: Any = self._model.apply(variables, x, quality, method="analyse")
         y, z = (jnp.clip(jnp.nan_to_num(v), -SYMBOL_LIMIT, SYMBOL_LIMIT) for v in latents)
         lmbda = lmbda_at(self._lmbdas, quality)[0]
         x_hat, pull = jax.vjp(self._synthesis(variables, quality), jnp.round(y))
@@ -160,10 +160,12 @@ def trained_lmbdas(model: Model) -> tuple[float, ...]:
             f"Refinement lowers squared error, the model was trained for {training['distortion']}: "
             "leave `effort` at 0."
         )
-    single = training.get("lmbda")
-    if not model.config.lmbdas and not isinstance(single, int | float):
+    if model.config.lmbdas:
+        return model.config.lmbdas
+    lmbda = training.get("lmbda")
+    if not isinstance(lmbda, int | float):
         raise ValueError("Refinement needs a model whose file says its lambda: leave `effort` at 0.")
-    return model.config.lmbdas or (float(single),)
+    return (float(lmbda),)
 
 
 def _training_notes(model: Model) -> dict[str, Any]:

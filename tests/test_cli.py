@@ -141,6 +141,27 @@ def test_blocks_of_a_given_size(folder, tmp_path, capsys):
     assert "block size must be" in refusal(capsys, "compress", picture, stream, "--block-size", "8", *model)
 
 
+def test_effort_makes_another_stream_that_is_read_as_any_other(folder, tmp_path, capsys):
+    config = dataclasses.replace(SMALL, scale_min=2.0, lmbdas=(128.0, 2048.0))
+    save_model(tmp_path / "m.safetensors", drawn_model(config))
+    picture, model = folder / "rgb.png", ("--model", tmp_path / "m.safetensors")
+    assert run("compress", picture, tmp_path / "0.ltc", *model) == 0
+    assert run("compress", picture, tmp_path / "3.ltc", "--effort", "3", *model) == 0
+    assert (tmp_path / "0.ltc").read_bytes() != (tmp_path / "3.ltc").read_bytes()
+    assert run("decompress", tmp_path / "3.ltc", tmp_path / "o.png", *model) == 0
+    with Image.open(tmp_path / "o.png") as out:
+        assert out.size == (17, 31)
+
+
+def test_an_impossible_effort_is_refused(folder, tmp_path, capsys):
+    picture, model = folder / "rgb.png", ("--model", folder / "m.safetensors")
+    said = refusal(capsys, "compress", picture, tmp_path / "s.ltc", "--effort", "-1", *model)
+    assert "`effort` must be 0 to 1000, got -1" in said
+    said = refusal(capsys, "compress", picture, tmp_path / "s.ltc", "--effort", "1", *model)
+    assert "file says its lambda" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_several_inputs_go_to_a_folder(folder, tmp_path):
     model = ("--model", folder / "m.safetensors")
     assert run("compress", folder / "rgb.png", folder / "grey.png", tmp_path, *model) == 0

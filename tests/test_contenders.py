@@ -25,12 +25,12 @@ def test_variable_rate_codec_has_its_qualities_or_those_given() -> None:
 
 
 def test_model_is_loaded_by_file_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, int]] = []
 
     class Loader:
         @staticmethod
-        def load(source: str) -> ToyCodec:
-            asked.append(source)
+        def load(source: str, effort: int) -> ToyCodec:
+            asked.append((source, effort))
             return ToyCodec(f"toy {Path(source).name}")
 
     module = types.ModuleType("ltchm_jax.codec")
@@ -41,7 +41,11 @@ def test_model_is_loaded_by_file_or_name(tmp_path: Path, monkeypatch: pytest.Mon
     contender = contenders.model(f"mine={weights}")
     assert (contender.curve, contender.version) == ("mine", "sha256 ba7816bf8f01cfea")
     assert contenders.model("known").curve == "toy known"
-    assert asked == [str(weights), "known"]
+    assert [contenders.model(spec, effort=8).curve for spec in ("known", "mine=x")] == [
+        "toy known effort 8",
+        "mine effort 8",
+    ]
+    assert asked == [(str(weights), 0), ("known", 0), ("known", 8), ("x", 8)]
 
 
 def test_gather_skips_what_is_missing_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,13 @@ def load():  # the script as a module: its name is that of a builtin
 
 def test_flags_become_options() -> None:
     flags = "--model a=low --model a=high --folder x --folder y --out z --codecs webp --grid paper "
-    flags += "--qualities 1 2.5 --lpips-weights b.npz l.npz --lpips-net vgg --crop-bpp 0.3"
+    flags += "--qualities 1 2.5 --lpips-weights b.npz l.npz --lpips-net vgg --crop-bpp 0.3 --effort 0 4"
     options = load().parse(flags.split())
     assert options.models == ("a=low", "a=high")
     assert options.folders == ("x", "y")
     assert options.codecs == ("webp",)
     assert (options.wide, options.qualities, options.crop_bpp) == (False, (1.0, 2.5), 0.3)
+    assert options.efforts == (0, 4)
     assert (options.lpips.net, options.lpips.paths) == ("vgg", ("b.npz", "l.npz"))
     assert options.command[:2] == ("python", "eval.py")
 

@@ -1,0 +1,161 @@
+"""Refined latents: fewer bits and less error by the model's own loss, and streams like any other."""
+
+import dataclasses
+import functools
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawn_model import drawn_model
+
+from ltchm_jax import refinement
+from ltchm_jax.imagery.scenes import draw_scene
+from ltchm_jax.model import ModelConfig
+from ltchm_jax.refinement import Picture, Refiner, trained_lmbdas
+
+SMALL = ModelConfig(
+    width=32,
+    attention="none",
+    hyper_attention="none",
+    parameter_width=32,
+    scale_min=2.0,  # of drawn weights most scales are at the floor: let it be where the latents are
+    lmbdas=(128.0, 512.0, 2048.0),
+)
+RELEASED = dataclasses.replace(SMALL, variant="released", mixture="laplace")
+SIDE, INSIDE = 48, (40, 33)
+RATE = np.ones(1, np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return drawn_model(SMALL)
+
+
+@pytest.fixture(scope="module")
+def refiner(model):
+    return Refiner(model)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return draw_scene(SIDE, SIDE, 3)[..., :3]
+
+
+def begin(refiner, model, pixels, inside=INSIDE, rate=RATE):
+    """A picture as the refiner takes it, and the integers it starts from."""
+    counted = np.zeros((1, SIDE, SIDE, 1), np.float32)
+    counted[:, : inside[0], : inside[1]] = 1
+    picture, search = refiner._start(model.variables, pixels, counted, rate)
+    return Picture(*picture), search.y_hat
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def jitted(refiner, variables, picture, y_hat):
+    return refiner.expected(variables, picture, y_hat)
+
+
+def expected(refiner, model, picture, y_hat):
+    return jitted(refiner, model.variables, picture, jnp.asarray(y_hat))
+
+
+def loss_of(refiner, model, picture, y_hat):
+    return float(expected(refiner, model, picture, y_hat)[0])
+
+
+@pytest.mark.parametrize("config", [SMALL, RELEASED], ids=["paper", "released"])
+@pytest.mark.parametrize("quality", [1.0, 2.0])
+def test_the_loss_falls_with_every_effort_or_stays(config, quality, pixels):
+    model = drawn_model(config)
+    refiner, rate = Refiner(model), np.array([quality], np.float32)
+    picture, start = begin(refiner, model, pixels, rate=rate)
+    losses = [loss_of(refiner, model, picture, start)]
+    for effort in (1, 3, 6):
+        y, _ = refiner.refine(model.variables, pixels, INSIDE, rate, effort)
+        losses.append(loss_of(refiner, model, picture, y[None].astype(jnp.float32)))
+    assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(losses))
+    assert losses[-1] < losses[0] - 1  # bits; most of the loss is what no latent can show
+
+
+@pytest.mark.parametrize("quality", [0.0, 2.0])
+def test_single_moves_change_the_loss_as_expected(refiner, model, pixels, quality):
+    """To first order in what they do to contexts; the error's slope from its gradient alone."""
+    picture, y_hat = begin(refiner, model, pixels, rate=np.array([quality], np.float32))
+    slope = jax.grad(refiner._error)(y_hat, model.variables, picture)
+    curvature = picture.curvature / refinement.CURVATURE
+    picture = picture._replace(y=y_hat - slope / curvature, curvature=curvature)
+    loss, gains, directions = map(np.asarray, expected(refiner, model, picture, y_hat))
+    best = np.argsort(gains.ravel())[::-1][:: max(1, gains.size // 40)][:40]
+    found = []
+    for index in best:
+        moved = np.array(y_hat)
+        moved.ravel()[index] += directions.ravel()[index]
+        found.append(loss - loss_of(refiner, model, picture, moved))
+    promised = gains.ravel()[best]
+    assert np.corrcoef(found, promised)[0, 1] > 0.98
+    np.testing.assert_allclose(np.mean(found[:10]), np.mean(promised[:10]), rtol=0.15)
+
+
+def test_padding_does_not_count(refiner, model, pixels):
+    picture, y_hat = begin(refiner, model, pixels)
+    other = np.array(picture.x)
+    other[:, INSIDE[0] :], other[:, :, INSIDE[1] :] = 0, 1
+    changed = picture._replace(x=jnp.asarray(other))
+    assert loss_of(refiner, model, changed, y_hat) == loss_of(refiner, model, picture, y_hat)
+    other[0, INSIDE[0] - 1, INSIDE[1] - 1] += 0.5
+    changed = picture._replace(x=jnp.asarray(other))
+    assert loss_of(refiner, model, changed, y_hat) != loss_of(refiner, model, picture, y_hat)
+
+
+def test_efforts_and_rates_share_what_is_compiled(refiner, model, pixels):
+    for effort, quality in ((1, 0.0), (2, 2.0), (5, 0.3)):
+        refiner.refine(model.variables, pixels, (effort, 20), np.array([quality], np.float32), effort)
+    assert (refiner._start._cache_size(), refiner._move._cache_size()) == (1, 1)
+
+
+def test_the_lambda_of_a_single_rate_is_read_from_its_file():
+    model = drawn_model(dataclasses.replace(SMALL, lmbdas=()))
+    noted = dataclasses.replace(model, notes={"training": json.dumps({"lmbda": 512, "distortion": "mse"})})
+    assert trained_lmbdas(noted) == (512.0,)
+
+
+@pytest.mark.parametrize("notes", ["", "{", "[1]", "{}", '{"lmbda": "much"}'])
+def test_a_model_without_a_lambda_is_refused(notes):
+    model = drawn_model(dataclasses.replace(SMALL, lmbdas=()))
+    with pytest.raises(ValueError, match="says its lambda"):
+        trained_lmbdas(dataclasses.replace(model, notes={"training": notes}))
+
+
+def test_a_model_of_another_distortion_is_refused(model):
+    noted = dataclasses.replace(model, notes={"training": json.dumps({"distortion": "ms_ssim"})})
+    with pytest.raises(ValueError, match="trained for ms_ssim"):
+        Refiner(noted)
+
+
+@pytest.mark.parametrize("effort", [-1, 1_001])
+def test_an_effort_out_of_range_is_refused(model, effort):
+    codec = pytest.importorskip("ltchm_jax.codec")
+    with pytest.raises(ValueError, match="`effort` must be 0 to 1000"):
+        codec.Codec(model, effort=effort)
+
+
+def test_refined_streams_are_like_any_other(model):
+    """A codec without effort reads them, blocks and all, and finds the latents that were refined."""
+    codec = pytest.importorskip("ltchm_jax.codec")
+    pytest.importorskip("tensorflow_compression_ops")
+    plain, refining = codec.Codec(model, block_size=48), codec.Codec(model, block_size=48, effort=3)
+    x = draw_scene(70, 41, 3)[..., :3]
+    data, first = refining.compress(x, 1.0), plain.compress(x, 1.0)
+    assert plain.decompress(data).shape == x.shape
+    assert data != first
+
+    def cost(stream):
+        return 8 * len(stream) + 512 / 3 * np.sum((plain.decompress(stream) / 255 - x / 255) ** 2)
+
+    assert cost(data) < cost(first)
+    single = x[:40, :33]
+    y, _ = refining.blocks.latents(single, codec.QUALITY_STEPS)
+    shown = np.asarray(plain.blocks.synthesise(0, y, codec.QUALITY_STEPS))[:40, :33]
+    np.testing.assert_array_equal(plain.decompress(refining.compress(single, 1.0)), shown)
