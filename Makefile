@@ -47,7 +47,7 @@ lint: dev
 	.venv/bin/mypy
 
 demo: venv
-	@.venv/bin/python -m ltchm_jax.demo $(if $(IMAGE),"$(IMAGE)") --out demo
+	@.venv/bin/python -m ltchm_jax.demo --effort 8 $(if $(IMAGE),"$(IMAGE)") --out demo
 
 test-newest: .venv-newest/.installed
 	@.venv-newest/$(PYTEST)

@@ -51,7 +51,9 @@ class Result:
         )
 
 
-def run(codec: Codec, x: np.ndarray, out: Path, quality: float | None = None) -> list[Result]:
+def run(
+    codec: Codec, x: np.ndarray, out: Path, quality: float | None = None, effort: int = 0
+) -> list[Result]:
     """Writes the files of the demonstration and prints the table.
 
     Args:
@@ -59,13 +61,16 @@ def run(codec: Codec, x: np.ndarray, out: Path, quality: float | None = None) ->
         x: uint8 [H, W, 3].
         out: the folder, made where it is missing.
         quality: for `codec.compress`.
+        effort: that `codec` was loaded with, for the table.
 
     Returns:
         The lines of the table, the model first.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_image(out / "scene.png", Image(x, Layout.RGB))
-    results = [_own(codec, x, out, quality)]
+    chosen = [] if quality is None else [f"quality {quality:g}"]
+    chosen += [f"effort {effort}"] if effort else []
+    results = [_own(codec, x, out, quality, ", ".join(chosen) or "default")]
     results += _others(x, results[0].num_bytes)
     print(table(x, results))
     tiles = [Tile("original, the middle", x), *(result.tile(x) for result in results)]
@@ -74,7 +79,7 @@ def run(codec: Codec, x: np.ndarray, out: Path, quality: float | None = None) ->
     return results
 
 
-def _own(codec: Codec, x: np.ndarray, out: Path, quality: float | None) -> Result:
+def _own(codec: Codec, x: np.ndarray, out: Path, quality: float | None, setting: str) -> Result:
     """Compresses to a file, and decodes what was read back from it."""
     stream = out / "scene.ltc"
     with atomic_write(stream) as file:
@@ -82,7 +87,7 @@ def _own(codec: Codec, x: np.ndarray, out: Path, quality: float | None) -> Resul
     data = stream.read_bytes()
     x_hat = codec.decompress(data)
     write_image(out / "decoded.png", Image(x_hat, Layout.RGB))
-    return Result("LTCHM", "default" if quality is None else f"quality {quality:g}", len(data), x_hat)
+    return Result("LTCHM", setting, len(data), x_hat)
 
 
 def _others(x: np.ndarray, num_bytes: int) -> Iterator[Result]:
@@ -125,10 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quality", type=float, help="0 (fewest bytes) to the model's highest; default: its middle"
     )
+    parser.add_argument("--effort", type=int, default=0, help="passes that refine what is sent; default: 0")
     given = parser.parse_args(arguments)
     try:
         x = Picture("", given.image.name, given.image).pixels() if given.image else draw_scene(*SCENE)
-        run(open_codec(given.model), x, given.out, given.quality)
+        run(open_codec(given.model, effort=given.effort), x, given.out, given.quality, given.effort)
     except (ValueError, OSError, ImportError) as error:
         print(f"demo: {one_line(error)}", file=sys.stderr)
         return 2

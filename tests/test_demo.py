@@ -46,8 +46,8 @@ def test_files_and_table(tmp_path, capsys):
 @needs_encoders
 def test_settings_in_the_table_make_those_bytes(tmp_path):
     x = picture(64, 64)
-    results = demo.run(ToyCodec(qualities=(16.0, 64.0)), x, tmp_path, quality=16)
-    assert results[0].setting == "quality 16"
+    results = demo.run(ToyCodec(qualities=(16.0, 64.0)), x, tmp_path, quality=16, effort=3)
+    assert results[0].setting == "quality 16, effort 3"
     webp = next(result for result in results if result.title == "WebP")
     buffer = io.BytesIO()
     Image.fromarray(x).save(buffer, "WEBP", quality=int(webp.setting.removeprefix("quality ")))
