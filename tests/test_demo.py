@@ -71,7 +71,7 @@ def test_a_missing_encoder_is_said_and_left_out(tmp_path, capsys, monkeypatch):
 def test_the_image_is_read_and_shown(tmp_path, monkeypatch):
     x = picture(48, 56)
     Image.fromarray(x).save(tmp_path / "x.png")
-    monkeypatch.setattr(demo, "open_codec", lambda name: ToyCodec())
+    monkeypatch.setattr(demo, "open_codec", lambda name, effort: ToyCodec())
     assert demo.main([str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]) == 0
     np.testing.assert_array_equal(read(tmp_path / "out" / "scene.png"), x)
 
@@ -86,7 +86,7 @@ def test_errors_are_one_line(kind, tmp_path, capsys, monkeypatch):
     if kind == "no model":
         model = ["--model", str(tmp_path / "none.safetensors")]
     else:
-        monkeypatch.setattr(demo, "open_codec", lambda name: ToyCodec())
+        monkeypatch.setattr(demo, "open_codec", lambda name, effort: ToyCodec())
     if kind == "in the way":
         out.write_bytes(b"")
     assert demo.main([str(image), "--out", str(out), *model]) == 2
@@ -96,7 +96,7 @@ def test_errors_are_one_line(kind, tmp_path, capsys, monkeypatch):
 
 
 def test_without_an_image_a_scene_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "open_codec", lambda name: ToyCodec())
+    monkeypatch.setattr(demo, "open_codec", lambda name, effort: ToyCodec())
     monkeypatch.setattr(demo, "SCENE", (40, 60, 1))
     assert demo.main(["--out", str(tmp_path)]) == 0
     assert read(tmp_path / "scene.png").shape == (40, 60, 3)
