@@ -33,7 +33,7 @@ FIRST_GAIN, LAST_GAIN, FALL = 6.0, 1.0, 0.7  # bits that a move must promise: at
 MAX_EFFORT = 1_000
 
 
-class Picture(NamedTuple):
+class Problem(NamedTuple):
     """A block and the analysis's answer to it: what stays the same from pass to pass."""
 
     x: jax.Array  # float32 [1, H, W, bands] in 0..1
@@ -81,14 +81,14 @@ class Refiner:
         """
         counted = np.zeros((1, *pixels.shape[:2], 1), np.float32)
         counted[:, : inside[0], : inside[1]] = 1
-        picture, search = self._start(variables, pixels, counted, quality)
+        problem, search = self._start(variables, pixels, counted, quality)
         for i in range(effort + 1):  # the last only looks at what the one before made
-            search = self._move(variables, picture, search, np.int32(i))
-        return search.best[0].astype(jnp.int32), picture.z_hat[0].astype(jnp.int32)
+            search = self._move(variables, problem, search, np.int32(i))
+        return search.best[0].astype(jnp.int32), problem.z_hat[0].astype(jnp.int32)
 
     def _begin(
         self, variables: dict, pixels: jax.Array, inside: jax.Array, quality: jax.Array
-    ) -> tuple[Picture, Search]:
+    ) -> tuple[Problem, Search]:
         x = pixels.astype(jnp.float32)[None] / 255
         latents: Any = self._model.apply(variables, x, quality, method="analyse")
         y, z = (jnp.clip(jnp.nan_to_num(v), -SYMBOL_LIMIT, SYMBOL_LIMIT) for v in latents)
@@ -98,12 +98,12 @@ class Refiner:
         (slopes,) = pull(inside * jax.random.rademacher(jax.random.key(0), x_hat.shape, x_hat.dtype))
         squares = jnp.mean(jnp.square(slopes), (1, 2), keepdims=True)
         curvature = 2 * CURVATURE * lmbda / x.shape[-1] * squares
-        picture = Picture(x, inside, quality, lmbda, y, jnp.round(z), curvature)
-        return picture, Search(jnp.round(y), jnp.round(y), jnp.float32(jnp.inf))
+        problem = Problem(x, inside, quality, lmbda, y, jnp.round(z), curvature)
+        return problem, Search(jnp.round(y), jnp.round(y), jnp.float32(jnp.inf))
 
-    def _pass(self, variables: dict, picture: Picture, search: Search, number: jax.Array) -> Search:
+    def _pass(self, variables: dict, problem: Problem, search: Search, number: jax.Array) -> Search:
         y_hat = search.y_hat
-        loss, gains, directions = self.expected(variables, picture, y_hat)
+        loss, gains, directions = self.expected(variables, problem, y_hat)
         better = loss < search.least
         best, least = jnp.where(better, y_hat, search.best), jnp.where(better, loss, search.least)
         chosen = jax.random.uniform(jax.random.fold_in(jax.random.key(1), number), y_hat.shape) < SHARE
@@ -112,34 +112,34 @@ class Refiner:
         return Search(moved, best, least)
 
     def expected(
-        self, variables: dict, picture: Picture, y_hat: jax.Array
+        self, variables: dict, problem: Problem, y_hat: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The loss in bits, and for each latent what its better move should save, and whether that is +-1."""
-        error, of_error = jax.value_and_grad(self._error)(y_hat, variables, picture)
-        of_contexts, mixture = jax.grad(self._rate, has_aux=True)(y_hat, y_hat, variables, picture)
+        error, of_error = jax.value_and_grad(self._error)(y_hat, variables, problem)
+        of_contexts, mixture = jax.grad(self._rate, has_aux=True)(y_hat, y_hat, variables, problem)
         own = symbol_bits(y_hat, mixture, self._mixture)
         # Moves that are made together all see the error of this moment; against the analysis, where each
         # latent has a place of its own, they don't. Half and half did best.
-        slope = of_contexts + (of_error + picture.curvature * (y_hat - picture.y)) / 2
+        slope = of_contexts + (of_error + problem.curvature * (y_hat - problem.y)) / 2
         changes = [
-            symbol_bits(y_hat + d, mixture, self._mixture) - own + d * slope + picture.curvature / 2
+            symbol_bits(y_hat + d, mixture, self._mixture) - own + d * slope + problem.curvature / 2
             for d in (1.0, -1.0)
         ]
         up = changes[0] < changes[1]
         return error + jnp.sum(own), -jnp.minimum(*changes), jnp.where(up, 1.0, -1.0)
 
-    def _error(self, y_hat: jax.Array, variables: dict, picture: Picture) -> jax.Array:
+    def _error(self, y_hat: jax.Array, variables: dict, problem: Problem) -> jax.Array:
         """lambda * squared error, in bits."""
-        x_hat = self._synthesis(variables, picture.quality)(y_hat)
-        errors = picture.inside * jnp.square(jnp.clip(x_hat, 0, 1) - picture.x)
-        return picture.lmbda * jnp.sum(errors) / errors.shape[-1]
+        x_hat = self._synthesis(variables, problem.quality)(y_hat)
+        errors = problem.inside * jnp.square(jnp.clip(x_hat, 0, 1) - problem.x)
+        return problem.lmbda * jnp.sum(errors) / errors.shape[-1]
 
     def _rate(
-        self, context: jax.Array, y_hat: jax.Array, variables: dict, picture: Picture
+        self, context: jax.Array, y_hat: jax.Array, variables: dict, problem: Problem
     ) -> tuple[jax.Array, Any]:
         """Bits of y_hat where `context` stands in its contexts, and the mixtures."""
         mixture, _ = self._model.apply(
-            variables, context, picture.z_hat, picture.quality, method="probabilities"
+            variables, context, problem.z_hat, problem.quality, method="probabilities"
         )
         return jnp.sum(symbol_bits(y_hat, mixture, self._mixture)), mixture
 

@@ -14,7 +14,7 @@ from drawn_model import drawn_model
 from ltchm_jax import refinement
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig
-from ltchm_jax.refinement import Picture, Refiner, trained_lmbdas
+from ltchm_jax.refinement import Problem, Refiner, trained_lmbdas
 
 SMALL = ModelConfig(
     width=32,
@@ -45,24 +45,24 @@ def pixels():
 
 
 def begin(refiner, model, pixels, inside=INSIDE, rate=RATE):
-    """A picture as the refiner takes it, and the integers it starts from."""
+    """A problem as the refiner takes it, and the integers it starts from."""
     counted = np.zeros((1, SIDE, SIDE, 1), np.float32)
     counted[:, : inside[0], : inside[1]] = 1
-    picture, search = refiner._start(model.variables, pixels, counted, rate)
-    return Picture(*picture), search.y_hat
+    problem, search = refiner._start(model.variables, pixels, counted, rate)
+    return Problem(*problem), search.y_hat
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def jitted(refiner, variables, picture, y_hat):
-    return refiner.expected(variables, picture, y_hat)
+def jitted(refiner, variables, problem, y_hat):
+    return refiner.expected(variables, problem, y_hat)
 
 
-def expected(refiner, model, picture, y_hat):
-    return jitted(refiner, model.variables, picture, jnp.asarray(y_hat))
+def expected(refiner, model, problem, y_hat):
+    return jitted(refiner, model.variables, problem, jnp.asarray(y_hat))
 
 
-def loss_of(refiner, model, picture, y_hat):
-    return float(expected(refiner, model, picture, y_hat)[0])
+def loss_of(refiner, model, problem, y_hat):
+    return float(expected(refiner, model, problem, y_hat)[0])
 
 
 @pytest.mark.parametrize("config", [SMALL, RELEASED], ids=["paper", "released"])
@@ -70,11 +70,11 @@ def loss_of(refiner, model, picture, y_hat):
 def test_the_loss_falls_with_every_effort_or_stays(config, quality, pixels):
     model = drawn_model(config)
     refiner, rate = Refiner(model), np.array([quality], np.float32)
-    picture, start = begin(refiner, model, pixels, rate=rate)
-    losses = [loss_of(refiner, model, picture, start)]
+    problem, start = begin(refiner, model, pixels, rate=rate)
+    losses = [loss_of(refiner, model, problem, start)]
     for effort in (1, 3, 6):
         y, _ = refiner.refine(model.variables, pixels, INSIDE, rate, effort)
-        losses.append(loss_of(refiner, model, picture, y[None].astype(jnp.float32)))
+        losses.append(loss_of(refiner, model, problem, y[None].astype(jnp.float32)))
     assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(losses))
     assert losses[-1] < losses[0] - 1  # bits; most of the loss is what no latent can show
 
@@ -82,31 +82,31 @@ def test_the_loss_falls_with_every_effort_or_stays(config, quality, pixels):
 @pytest.mark.parametrize("quality", [0.0, 2.0])
 def test_single_moves_change_the_loss_as_expected(refiner, model, pixels, quality):
     """To first order in what they do to contexts; the error's slope from its gradient alone."""
-    picture, y_hat = begin(refiner, model, pixels, rate=np.array([quality], np.float32))
-    slope = jax.grad(refiner._error)(y_hat, model.variables, picture)
-    curvature = picture.curvature / refinement.CURVATURE
-    picture = picture._replace(y=y_hat - slope / curvature, curvature=curvature)
-    loss, gains, directions = map(np.asarray, expected(refiner, model, picture, y_hat))
+    problem, y_hat = begin(refiner, model, pixels, rate=np.array([quality], np.float32))
+    slope = jax.grad(refiner._error)(y_hat, model.variables, problem)
+    curvature = problem.curvature / refinement.CURVATURE
+    problem = problem._replace(y=y_hat - slope / curvature, curvature=curvature)
+    loss, gains, directions = map(np.asarray, expected(refiner, model, problem, y_hat))
     best = np.argsort(gains.ravel())[::-1][:: max(1, gains.size // 40)][:40]
     found = []
     for index in best:
         moved = np.array(y_hat)
         moved.ravel()[index] += directions.ravel()[index]
-        found.append(loss - loss_of(refiner, model, picture, moved))
+        found.append(loss - loss_of(refiner, model, problem, moved))
     promised = gains.ravel()[best]
     assert np.corrcoef(found, promised)[0, 1] > 0.98
     np.testing.assert_allclose(np.mean(found[:10]), np.mean(promised[:10]), rtol=0.15)
 
 
 def test_padding_does_not_count(refiner, model, pixels):
-    picture, y_hat = begin(refiner, model, pixels)
-    other = np.array(picture.x)
+    problem, y_hat = begin(refiner, model, pixels)
+    other = np.array(problem.x)
     other[:, INSIDE[0] :], other[:, :, INSIDE[1] :] = 0, 1
-    changed = picture._replace(x=jnp.asarray(other))
-    assert loss_of(refiner, model, changed, y_hat) == loss_of(refiner, model, picture, y_hat)
+    changed = problem._replace(x=jnp.asarray(other))
+    assert loss_of(refiner, model, changed, y_hat) == loss_of(refiner, model, problem, y_hat)
     other[0, INSIDE[0] - 1, INSIDE[1] - 1] += 0.5
-    changed = picture._replace(x=jnp.asarray(other))
-    assert loss_of(refiner, model, changed, y_hat) != loss_of(refiner, model, picture, y_hat)
+    changed = problem._replace(x=jnp.asarray(other))
+    assert loss_of(refiner, model, changed, y_hat) != loss_of(refiner, model, problem, y_hat)
 
 
 def test_efforts_and_rates_share_what_is_compiled(refiner, model, pixels):
