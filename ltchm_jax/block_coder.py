@@ -15,11 +15,10 @@ import numpy as np
 from ltchm_jax.bitstream import Block, Malformed
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
 from ltchm_jax.entropy.range_coder import RangeCoderError
-from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, Mixture
 from ltchm_jax.model_file import Model
-from ltchm_jax.refinement import MAX_EFFORT, Refiner
+from ltchm_jax.refinement import MAX_EFFORT, Refiner, bounded_latents, unit
 
 QUALITY_STEPS = 256  # a stream keeps the quality in steps of 1/256
 # Sides of a block are padded to a multiple of this many pixels, by the version of the stream.
@@ -134,10 +133,8 @@ class BlockCoder:
     def _analysis(
         self, variables: dict, pixels: jax.Array, quality: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        x = pixels.astype(jnp.float32)[None] / 255
-        latents = self._apply(variables, x, quality, method="analyse")
-        limit = float(SYMBOL_LIMIT)
-        y, z = (jnp.round(jnp.clip(jnp.nan_to_num(v[0]), -limit, limit)).astype(jnp.int32) for v in latents)
+        latents = bounded_latents(LTCHM(self.model.config), variables, unit(pixels), quality)
+        y, z = (jnp.round(v[0]).astype(jnp.int32) for v in latents)
         return y, z
 
     def _synthesis(self, variables: dict, y: jax.Array, quality: jax.Array) -> jax.Array:

@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="passes that refine what is sent: smaller files, slower; 0 to 1000, default 0, 8 gains most",
+        help="passes that refine what is sent: smaller files, slower; 0 to 1000, default 0",
     )
     _add_model(compress)
     compress.set_defaults(run=run_compress)

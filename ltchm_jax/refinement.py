@@ -53,6 +53,21 @@ class Search(NamedTuple):
     least: jax.Array  # loss of the best, in bits
 
 
+def unit(pixels: jax.Array) -> jax.Array:
+    """float32 [1, H, W, bands] in 0..1 of a block, uint8 [H, W, bands]."""
+    return pixels.astype(jnp.float32)[None] / 255
+
+
+def bounded_latents(
+    model: LTCHM, variables: dict, x: jax.Array, quality: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """y and z of x [1, H, W, bands], not rounded, clipped to +-SYMBOL_LIMIT; what is no number becomes 0."""
+    limit = float(SYMBOL_LIMIT)
+    latents: Any = model.apply(variables, x, quality, method="analyse")
+    y, z = (jnp.clip(jnp.nan_to_num(v), -limit, limit) for v in latents)
+    return y, z
+
+
 class Refiner:
     """Refines latents of one model; functions compile once for each shape of block.
 
@@ -89,9 +104,8 @@ class Refiner:
     def _begin(
         self, variables: dict, pixels: jax.Array, inside: jax.Array, quality: jax.Array
     ) -> tuple[Problem, Search]:
-        x = pixels.astype(jnp.float32)[None] / 255
-        latents: Any = self._model.apply(variables, x, quality, method="analyse")
-        y, z = (jnp.clip(jnp.nan_to_num(v), -SYMBOL_LIMIT, SYMBOL_LIMIT) for v in latents)
+        x = unit(pixels)
+        y, z = bounded_latents(self._model, variables, x, quality)
         lmbda = lmbda_at(self._lmbdas, quality)[0]
         x_hat, pull = jax.vjp(self._synthesis(variables, quality), jnp.round(y))
         # The mean square of a gradient of random signs is the diagonal of the Gauss-Newton matrix.
