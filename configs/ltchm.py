@@ -43,7 +43,7 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
     # to 64 or so. A model with `lmbdas` draws the rate of every image instead.
     config.lmbda = lmbda
     config.distortion = "mse"  # mse | ms_ssim
-    config.rounding = "noise"  # noise, as the paper | straight: the synthesis is trained on y rounded
+    config.rounding = "noise"  # as the paper | straight: the synthesis sees y rounded | hard: so do contexts
 
     config.data = ml_collections.ConfigDict()
     config.data.folder = ""  # a folder tree of images, or

@@ -33,7 +33,7 @@ Tree = dict[str, Any]
 
 
 def fit_entropy_model(
-    config: ModelConfig, variables: Tree, images: np.ndarray, steps: int, key: jax.Array
+    config: ModelConfig, variables: Tree, images: np.ndarray, steps: int, key: jax.Array, noisy: bool = False
 ) -> tuple[Tree, float]:
     """Descends the rate in all parameters but those of the transforms and of the gains of y.
 
@@ -41,6 +41,8 @@ def fit_entropy_model(
       images: uint8 [N, H, W, bands], sides multiples of 64; their latents are kept in memory.
       steps: 1 or more.
       key: draws windows, qualities and noise.
+      noisy: whether y has noise in place of rounding, for transforms that are yet to be trained with it; else
+        its very integers are coded (Guo et al. 2021). z has noise either way: its analysis learns, too.
 
     Returns:
       The variables, and the mean bpp of the last tenth of the steps.
@@ -52,7 +54,7 @@ def fit_entropy_model(
     latents, rate = _latents(config, variables, images), nn.apply(_rate, LTCHM(config))
 
     def loss(free: Tree, y: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.mean(rate({"params": gains | free}, y, key))
+        return jnp.mean(rate({"params": gains | free}, y, key, noisy))
 
     def windows(key: jax.Array) -> np.ndarray:
         return _windows(latents, key)
@@ -141,14 +143,14 @@ def _qualities(config: ModelConfig, key: jax.Array, count: int) -> jax.Array | N
     return jax.random.uniform(key, (count,), maxval=len(config.lmbdas) - 1.0)
 
 
-def _rate(model: LTCHM, y: jax.Array, key: jax.Array) -> jax.Array:
-    """bpp [B] of y [B, h, w, M] before its gain, with noise for rounding."""
+def _rate(model: LTCHM, y: jax.Array, key: jax.Array, noisy: bool) -> jax.Array:
+    """bpp [B] of y [B, h, w, M] before its gain, rounded or with noise; z has noise."""
     of_quality, of_y, of_z = jax.random.split(key, 3)
     quality = _qualities(model.config, of_quality, len(y))
     if quality is not None:
         y = y * model.gain_y(quality, False, y.dtype)
     z = model.hyper_analyse(y, quality)
-    y_hat = y + jax.random.uniform(of_y, y.shape, minval=-0.5, maxval=0.5)
+    y_hat = y + jax.random.uniform(of_y, y.shape, minval=-0.5, maxval=0.5) if noisy else jnp.round(y)
     z_hat = z + jax.random.uniform(of_z, z.shape, minval=-0.5, maxval=0.5)
     bits_y, bits_z = code_lengths(y_hat, *model.probabilities(y_hat, z_hat, quality), model.config.mixture)
     return (bits_y + bits_z) / (y.shape[1] * y.shape[2] * Y_STRIDE**2)

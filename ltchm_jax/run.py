@@ -139,13 +139,18 @@ def start(config: Any, model: ModelConfig, source: Tolerant) -> dict:
     """A linear start from the first training crops, and its entropy model fitted; the same on every host."""
     images = first_crops(config, source, config.linear_start, config.data.crop)
     variables = linear_start(model, images, config.lmbda, jax.random.key(config.seed))
-    return fit(config, model, variables, source, config.entropy_fit) if config.entropy_fit else variables
+    if not config.entropy_fit:
+        return variables
+    return fit(config, model, variables, source, config.entropy_fit, noisy=config.rounding != "hard")
 
 
-def fit(config: Any, model: ModelConfig, variables: dict, source: Tolerant, steps: int) -> dict:
+def fit(
+    config: Any, model: ModelConfig, variables: dict, source: Tolerant, steps: int, noisy: bool = False
+) -> dict:
     """The variables with their entropy model fitted to the first training crops; the same on every host."""
     images = first_crops(config, source, config.entropy_images, config.entropy_crop)
-    variables, bpp = fit_entropy_model(model, variables, images, steps, jax.random.key(config.seed))
+    key = jax.random.key(config.seed)
+    variables, bpp = fit_entropy_model(model, variables, images, steps, key, noisy)
     check_finite({"bpp": bpp}, 1, steps)
     if processes.is_first():
         print(f"entropy model fitted in {steps} steps: bpp {bpp:.4f}", file=sys.stderr)

@@ -16,6 +16,7 @@ from ltchm_jax.losses import Losses, check_distortion, lmbda_at, psnr, rate_dist
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig, abstract_variables, init_variables
 
 AXIS = "batch"  # of pmap
+ROUNDINGS = ("noise", "straight", "hard")  # of `LTCHM`
 Metrics = dict[str, jax.Array]
 
 
@@ -53,8 +54,8 @@ class Recipe:
         """Raises ValueError for a field that the model does not know, or a value out of its rule."""
         if config.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"`dtype` must be float32 or bfloat16, got {config.dtype!r}.")
-        if config.rounding not in ("noise", "straight"):
-            raise ValueError(f"`rounding` must be noise or straight, got {config.rounding!r}.")
+        if config.rounding not in ROUNDINGS:
+            raise ValueError(f"`rounding` must be one of {', '.join(ROUNDINGS)}, got {config.rounding!r}.")
         check_distortion(config.distortion, config.data.crop)
         return cls(
             model=ModelConfig.from_dict(config.model.to_dict()),
@@ -159,7 +160,7 @@ def loss_fn(
         quality,
         _noise(recipe.model, x.shape, keys_y, keys_z),
         train=True,
-        straight=recipe.rounding == "straight",
+        rounding=recipe.rounding,
         mutable=["batch_stats"],
     )
     losses = rate_distortion(output, x, lmbda, recipe.model.mixture, recipe.distortion)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_model import small_model
 
+from ltchm_jax.losses import symbol_bits
 from ltchm_jax.model import (
     LTCHM,
     PRESETS,
@@ -98,19 +99,33 @@ def test_latents_are_rounded_and_noise_is_added_instead():
     np.testing.assert_allclose(noisy.z_hat, plain.z + noise[1], atol=1e-5)
 
 
-def test_a_synthesis_trained_straight_sees_what_a_decoder_sees():
+@pytest.mark.parametrize("rounding", ["straight", "hard"])
+def test_rounding_shows_what_a_decoder_sees_and_passes_gradients(rounding):
     x = photo(0, 1, 64, 128, 3)
     plain = run(SMALL, x)
     noise = photo(1, *plain.y.shape) - 0.5, photo(2, *plain.z.shape) - 0.5
 
     def error(x):
-        out = LTCHM(SMALL).apply(variables_of(SMALL), x, None, noise, straight=True)
+        out = LTCHM(SMALL).apply(variables_of(SMALL), x, None, noise, rounding=rounding)
         return jnp.sum(jnp.square(out.x_hat - 0.5)), out
 
     (_, out), slope = jax.value_and_grad(error, has_aux=True)(jnp.asarray(x))
     np.testing.assert_allclose(out.x_hat, plain.x_hat, atol=1e-5)
-    np.testing.assert_allclose(out.y_hat, plain.y + noise[0], atol=1e-5)
+    coded = plain.y_hat if rounding == "hard" else plain.y + noise[0]
+    np.testing.assert_allclose(out.y_hat, coded, atol=1e-5)
+    np.testing.assert_allclose(out.z_hat, plain.z + noise[1], atol=1e-5)
     assert np.abs(slope).max() > 1e-6
+
+
+def test_the_rate_of_rounded_latents_passes_a_gradient_to_the_analysis():
+    x = photo(0, 1, 64, 64, 3)
+    noise = tuple(np.zeros_like(v) for v in (run(SMALL, x).y, run(SMALL, x).z))
+
+    def rate(x):
+        out = LTCHM(SMALL).apply(variables_of(SMALL), x, None, noise, rounding="hard")
+        return jnp.sum(symbol_bits(out.y_hat, out.mixture, SMALL.mixture))
+
+    assert np.abs(jax.grad(rate)(jnp.asarray(x))).max() > 1e-6
 
 
 def test_an_image_of_any_size_is_its_padded_image_cropped():

@@ -309,7 +309,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_steps(value):
         ({"dtype": "float16"}, "`dtype` must be float32 or bfloat16"),
         ({"schedule": "linear"}, "`schedule` must be step or cosine"),
         ({"warmup": 9, "steps": 9}, r"`warmup` must be less than `steps` \(9\), got 9"),
-        ({"rounding": "soft"}, "`rounding` must be noise or straight, got 'soft'"),
+        ({"rounding": "soft"}, "`rounding` must be one of noise, straight, hard, got 'soft'"),
         ({"distortion": "ssim"}, "`distortion` must be one of mse, ms_ssim, got 'ssim'"),
         ({"distortion": "ms_ssim", "data.crop": 160}, "`data.crop` must be 161 or more .* got 160"),
         ({"batch_size": 3}, "multiple of.* 2 devices"),

@@ -84,7 +84,7 @@ class LTCHM(nn.Module):
         quality: Array | None = None,
         noise: tuple[Array, Array] | None = None,
         train: bool = False,
-        straight: bool = False,
+        rounding: str = "noise",
     ) -> Output:
         """Runs everything.
 
@@ -93,14 +93,17 @@ class LTCHM(nn.Module):
           quality: [B] in 0..L-1, for a variable-rate model of L rates; else None.
           noise: uniform on -1/2..1/2 in the shapes of y and z, added in place of rounding; None rounds.
           train: batch statistics of this batch rather than the running ones.
-          straight: with noise, the synthesis gets y rounded, as a decoder's does, and the gradient passes as
-            if it were not (Minnen & Singh 2020); else it gets the noisy y, as the context always does.
+          rounding: who gets y rounded all the same, as in a decoder, while the gradient passes as if it were
+            not: 'noise', nobody; 'straight', the synthesis (Minnen & Singh 2020); 'hard', everybody.
         """
         height, width = x.shape[1:3]
         # Rates and likelihoods are never computed in less than float32, whatever the transforms run in.
         y, z = _at_least_float32(self.analyse(pad_sides(x, Y_STRIDE), quality, train))
         y_hat, z_hat = (jnp.round(y), jnp.round(z)) if noise is None else (y + noise[0], z + noise[1])
-        shown = y + jax.lax.stop_gradient(jnp.round(y) - y) if straight else y_hat
+        rounded = y + jax.lax.stop_gradient(jnp.round(y) - y)
+        y_hat, shown = {"noise": (y_hat, y_hat), "straight": (y_hat, rounded), "hard": (rounded, rounded)}[
+            rounding
+        ]
         x_hat = self.synthesise(shown.astype(x.dtype), quality, train)[:, :height, :width].astype(y.dtype)
         return Output(x_hat, y, z, y_hat, z_hat, *self.probabilities(y_hat, z_hat, quality))
 
