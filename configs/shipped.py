@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
         config.linear_start = 3_360
         config.entropy_fit = 300
         config.synthesis_refit = 1_600
-        config.entropy_refit = 600
+        config.entropy_refit = 1_200
         config.batch_size = 8
         config.steps = 2_400
         config.learning_rate = 1e-4  # at 4e-4 the loss rose by a sixth
