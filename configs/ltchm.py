@@ -64,7 +64,7 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
 
     config.init_from = ""  # a model file whose weights the run begins with; default: new ones
     config.linear_start = 0  # new ones are a Karhunen-Loeve transform of so many crops; 0: they are random
-    config.entropy_fit = 0  # steps that fit the entropy model alone to a linear start, before all else
+    config.entropy_fit = 0  # steps that fit the entropy model alone to either, before all else
     config.synthesis_refit = (
         0  # steps that fit the synthesis alone to rounded latents, after the last of `steps`
     )

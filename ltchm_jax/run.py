@@ -65,9 +65,9 @@ def check_counts(config: Any) -> None:
     for name in SWITCHES:
         if config[name] < 0:
             raise ValueError(f"`{name}` must be 0 (off) or more, got {config[name]}.")
-    if config.entropy_fit and not config.linear_start:
+    if config.entropy_fit and not (config.linear_start or config.init_from):
         raise ValueError(
-            "`entropy_fit` belongs to a linear start: set `linear_start`, or `entropy_refit` instead."
+            "`entropy_fit` needs weights to fit to: set `linear_start`, `init_from`, or `entropy_refit`."
         )
     if config.real_bytes_every and not any(map(importlib.util.find_spec, CODERS)):
         raise ValueError("`real_bytes_every` needs tensorflow-compression-ops: install it, or set it to 0.")
@@ -120,28 +120,32 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
 def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict | None:
     """The variables of the model file that `init_from` names, or of a linear start, or None.
 
+    Of either, the entropy model is fitted first if the configuration says so; the same on every host.
+
     Raises:
       ModelError: the file can't be read, or is a model of another configuration.
       ValueError: a linear start for a model or crops that have none.
     """
     if config.init_from:
-        given = load_model(config.init_from)
-        if given.config != model:
-            raise ModelError(
-                "`init_from` must be a model of the configuration that is trained; "
-                f"{config.init_from!r} differs."
-            )
-        return given.variables
-    return start(config, model, source) if config.linear_start else None
-
-
-def start(config: Any, model: ModelConfig, source: Tolerant) -> dict:
-    """A linear start from the first training crops, and its entropy model fitted; the same on every host."""
-    images = first_crops(config, source, config.linear_start, config.data.crop)
-    variables = linear_start(model, images, config.lmbda, jax.random.key(config.seed))
+        variables = given_variables(config.init_from, model)
+    elif config.linear_start:
+        images = first_crops(config, source, config.linear_start, config.data.crop)
+        variables = linear_start(model, images, config.lmbda, jax.random.key(config.seed))
+    else:
+        return None
     if not config.entropy_fit:
         return variables
     return fit(config, model, variables, source, config.entropy_fit, noisy=config.rounding != "hard")
+
+
+def given_variables(path: str, model: ModelConfig) -> dict:
+    """The variables of a model file. ModelError if it can't be read, or is of another configuration."""
+    given = load_model(path)
+    if given.config != model:
+        raise ModelError(
+            f"`init_from` must be a model of the configuration that is trained; {path!r} differs."
+        )
+    return given.variables
 
 
 def fit(

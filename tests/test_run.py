@@ -164,7 +164,7 @@ def test_the_best_model_is_kept_whenever_validation_improves(folder, tmp_path):
     assert load_model(tmp_path / "model.safetensors").notes["steps"] == "30"
 
 
-def test_a_run_begins_with_the_weights_of_a_model_file(folder, tmp_path, capsys):
+def test_a_run_begins_with_the_weights_of_a_model_file(folder, tmp_path, capsys, monkeypatch):
     assert run.main(config_of(folder), str(tmp_path / "a")) == 0
     path = tmp_path / "a" / "model.safetensors"
     config = config_of(folder, init_from=str(path), ema=0.5)
@@ -173,6 +173,9 @@ def test_a_run_begins_with_the_weights_of_a_model_file(folder, tmp_path, capsys)
     np.testing.assert_array_equal(np.concatenate([leaf.ravel() for leaf in leaves]), state.weights)
     np.testing.assert_array_equal(state.ema, state.weights)
     assert int(state.step) == 0
+    fit = config_of(folder, init_from=str(path), entropy_fit=1, entropy_images=2, entropy_crop=64)
+    monkeypatch.setattr(run, "fit", lambda *given, noisy: (given[-1], noisy))
+    assert run.initial_variables(fit, load_model(path).config, None) == (1, True)
     other = config_of(folder, init_from=str(path), **{"model.scale_min": 0.2})
     assert "`init_from` must be a model of the configuration" in error_of(other, tmp_path / "b", capsys)
     missing = config_of(folder, init_from="nowhere")
@@ -192,7 +195,7 @@ def test_a_run_begins_with_a_linear_start_from_its_crops(folder, tmp_path, capsy
         other = config_of(folder, linear_start=5, entropy_fit=1, **{field: value})
         assert "`entropy_crop` must be multiples of 64" in error_of(other, tmp_path, capsys)
     alone = config_of(folder, entropy_fit=1)
-    assert "`entropy_fit` belongs to a linear start" in error_of(alone, tmp_path, capsys)
+    assert "`entropy_fit` needs weights to fit to" in error_of(alone, tmp_path, capsys)
 
 
 def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
