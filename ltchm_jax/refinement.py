@@ -11,7 +11,8 @@ All moves are weighed at once. A move of one latent by d = +-1 should change the
     + d * slope + h/2                                           of lambda * squared error; h: its curvature
 
 and of those that promise more than a threshold, which falls from pass to pass, a random part is made: latents
-that answer the same error, or feed the same contexts, would overshoot together.
+that answer the same error, or feed the same contexts, would overshoot together. At last every tile goes back
+to where its own loss was least, and the whole to the best of all that was tried.
 """
 
 import json
@@ -24,12 +25,13 @@ import numpy as np
 
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.losses import lmbda_at, symbol_bits
-from ltchm_jax.model import LTCHM
+from ltchm_jax.model import LTCHM, Y_STRIDE
 from ltchm_jax.model_file import Model
 
 CURVATURE = 1.4  # the synthesis bends: a whole step costs this much more than its Jacobian says
 SHARE = 0.4  # of the moves that promise enough, made in one pass
 FIRST_GAIN, LAST_GAIN, FALL = 6.0, 1.0, 0.7  # bits that a move must promise: at first, at least, and by pass
+TILE = 4  # positions of y, along each side, that are taken from one pass
 MAX_EFFORT = 1_000
 
 
@@ -46,11 +48,13 @@ class Problem(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Where a refinement stands: the integers to try next, and the best that were tried."""
+    """Where a refinement stands, integers [1, h, w, M] and losses in bits."""
 
-    y_hat: jax.Array
-    best: jax.Array
-    least: jax.Array  # loss of the best, in bits
+    y_hat: jax.Array  # to be tried next
+    best: jax.Array  # the best that was tried
+    least: jax.Array  # its loss
+    tiles: jax.Array  # every tile as it was when its own loss was least
+    tile_least: jax.Array  # float32 [1, h, w]: that loss
 
 
 def unit(pixels: jax.Array) -> jax.Array:
@@ -66,6 +70,14 @@ def bounded_latents(
     latents: Any = model.apply(variables, x, quality, method="analyse")
     y, z = (jnp.clip(jnp.nan_to_num(v), -limit, limit) for v in latents)
     return y, z
+
+
+def by_tile(losses: jax.Array) -> jax.Array:
+    """[1, h, w] -> the same shape: the sum over the tile of each position."""
+    _, height, width = losses.shape
+    padded = jnp.pad(losses, ((0, 0), (0, -height % TILE), (0, -width % TILE)))
+    sums = padded.reshape(1, padded.shape[1] // TILE, TILE, -1, TILE).sum((2, 4))
+    return sums.repeat(TILE, 1).repeat(TILE, 2)[:, :height, :width]
 
 
 class Refiner:
@@ -99,6 +111,8 @@ class Refiner:
         problem, search = self._start(variables, pixels, counted, quality)
         for i in range(effort + 1):  # the last only looks at what the one before made
             search = self._move(variables, problem, search, np.int32(i))
+        joined = search._replace(y_hat=search.tiles)  # next to one another as they have not been tried
+        search = self._move(variables, problem, joined, np.int32(effort))
         return search.best[0].astype(jnp.int32), problem.z_hat[0].astype(jnp.int32)
 
     def _begin(
@@ -113,23 +127,30 @@ class Refiner:
         squares = jnp.mean(jnp.square(slopes), (1, 2), keepdims=True)
         curvature = 2 * CURVATURE * lmbda / x.shape[-1] * squares
         problem = Problem(x, inside, quality, lmbda, y, jnp.round(z), curvature)
-        return problem, Search(jnp.round(y), jnp.round(y), jnp.float32(jnp.inf))
+        start = jnp.round(y)
+        infinite = jnp.float32(jnp.inf), jnp.full(y.shape[:3], jnp.inf, jnp.float32)
+        return problem, Search(start, start, infinite[0], start, infinite[1])
 
     def _pass(self, variables: dict, problem: Problem, search: Search, number: jax.Array) -> Search:
         y_hat = search.y_hat
-        loss, gains, directions = self.expected(variables, problem, y_hat)
-        better = loss < search.least
-        best, least = jnp.where(better, y_hat, search.best), jnp.where(better, loss, search.least)
+        losses, gains, directions = self.expected(variables, problem, y_hat)
+        loss, tile_loss = jnp.sum(losses), by_tile(losses)
+        better, falls = loss < search.least, tile_loss < search.tile_least
         chosen = jax.random.uniform(jax.random.fold_in(jax.random.key(1), number), y_hat.shape) < SHARE
         chosen &= gains > jnp.maximum(LAST_GAIN, FIRST_GAIN * FALL**number)
-        moved = jnp.clip(y_hat + chosen * directions, -SYMBOL_LIMIT, SYMBOL_LIMIT)
-        return Search(moved, best, least)
+        return Search(
+            y_hat=jnp.clip(y_hat + chosen * directions, -SYMBOL_LIMIT, SYMBOL_LIMIT),
+            best=jnp.where(better, y_hat, search.best),
+            least=jnp.where(better, loss, search.least),
+            tiles=jnp.where(falls[..., None], y_hat, search.tiles),
+            tile_least=jnp.where(falls, tile_loss, search.tile_least),
+        )
 
     def expected(
         self, variables: dict, problem: Problem, y_hat: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The loss in bits, and for each latent what its better move should save, and whether that is +-1."""
-        error, of_error = jax.value_and_grad(self._error)(y_hat, variables, problem)
+        """Bits lost at each position [1, h, w]; what each latent's better move should save, and that move."""
+        (_, errors), of_error = jax.value_and_grad(self._error, has_aux=True)(y_hat, variables, problem)
         of_contexts, mixture = jax.grad(self._rate, has_aux=True)(y_hat, y_hat, variables, problem)
         own = symbol_bits(y_hat, mixture, self._mixture)
         # Moves that are made together all see the error of this moment; against the analysis, where each
@@ -140,13 +161,15 @@ class Refiner:
             for d in (1.0, -1.0)
         ]
         up = changes[0] < changes[1]
-        return error + jnp.sum(own), -jnp.minimum(*changes), jnp.where(up, 1.0, -1.0)
+        return errors + jnp.sum(own, -1), -jnp.minimum(*changes), jnp.where(up, 1.0, -1.0)
 
-    def _error(self, y_hat: jax.Array, variables: dict, problem: Problem) -> jax.Array:
-        """lambda * squared error, in bits."""
+    def _error(self, y_hat: jax.Array, variables: dict, problem: Problem) -> tuple[jax.Array, jax.Array]:
+        """lambda * squared error in bits: its sum, and that of the pixels of each position [1, h, w]."""
         x_hat = self._synthesis(variables, problem.quality)(y_hat)
         errors = problem.inside * jnp.square(jnp.clip(x_hat, 0, 1) - problem.x)
-        return problem.lmbda * jnp.sum(errors) / errors.shape[-1]
+        cells = errors.reshape(1, y_hat.shape[1], Y_STRIDE, y_hat.shape[2], -1)
+        by_position = problem.lmbda / errors.shape[-1] * jnp.sum(cells, (2, 4))
+        return jnp.sum(by_position), by_position
 
     def _rate(
         self, context: jax.Array, y_hat: jax.Array, variables: dict, problem: Problem

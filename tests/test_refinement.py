@@ -14,7 +14,7 @@ from drawn_model import drawn_model
 from ltchm_jax import refinement
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig
-from ltchm_jax.refinement import Problem, Refiner, trained_lmbdas
+from ltchm_jax.refinement import Problem, Refiner, by_tile, trained_lmbdas
 
 SMALL = ModelConfig(
     width=32,
@@ -62,7 +62,7 @@ def expected(refiner, model, problem, y_hat):
 
 
 def loss_of(refiner, model, problem, y_hat):
-    return float(expected(refiner, model, problem, y_hat)[0])
+    return float(expected(refiner, model, problem, y_hat)[0].sum())
 
 
 @pytest.mark.parametrize("config", [SMALL, RELEASED], ids=["paper", "released"])
@@ -83,19 +83,47 @@ def test_the_loss_falls_with_every_effort_or_stays(config, quality, pixels):
 def test_single_moves_change_the_loss_as_expected(refiner, model, pixels, quality):
     """To first order in what they do to contexts; the error's slope from its gradient alone."""
     problem, y_hat = begin(refiner, model, pixels, rate=np.array([quality], np.float32))
-    slope = jax.grad(refiner._error)(y_hat, model.variables, problem)
+    slope, _ = jax.grad(refiner._error, has_aux=True)(y_hat, model.variables, problem)
     curvature = problem.curvature / refinement.CURVATURE
     problem = problem._replace(y=y_hat - slope / curvature, curvature=curvature)
-    loss, gains, directions = map(np.asarray, expected(refiner, model, problem, y_hat))
+    losses, gains, directions = map(np.asarray, expected(refiner, model, problem, y_hat))
     best = np.argsort(gains.ravel())[::-1][:: max(1, gains.size // 40)][:40]
     found = []
     for index in best:
         moved = np.array(y_hat)
         moved.ravel()[index] += directions.ravel()[index]
-        found.append(loss - loss_of(refiner, model, problem, moved))
+        found.append(losses.sum() - loss_of(refiner, model, problem, moved))
     promised = gains.ravel()[best]
     assert np.corrcoef(found, promised)[0, 1] > 0.98
     np.testing.assert_allclose(np.mean(found[:10]), np.mean(promised[:10]), rtol=0.15)
+
+
+def test_losses_are_summed_by_tile():
+    losses = np.arange(30, dtype=np.float32).reshape(1, 5, 6)
+    sums = by_tile(jnp.asarray(losses))
+    assert sums.shape == losses.shape
+    assert (sums[0, 0, 0], sums[0, 3, 3]) == (losses[0, :4, :4].sum(),) * 2
+    assert sums[0, 4, 5] == losses[0, 4:, 4:].sum()
+
+
+class Misled(Refiner):
+    """Moves every latent of the left half the wrong way."""
+
+    def expected(self, variables, problem, y_hat):
+        losses, gains, directions = super().expected(variables, problem, y_hat)
+        left = jnp.arange(y_hat.shape[2])[:, None] < y_hat.shape[2] // 2
+        return losses, jnp.where(left, 99.0, gains), jnp.where(left, -directions, directions)
+
+
+def test_a_part_that_goes_wrong_leaves_the_gain_of_the_rest(model):
+    refiner, pixels, shape = Misled(model), draw_scene(48, 256, 3)[..., :3], (48, 256)
+    problem, search = refiner._start(model.variables, pixels, np.ones((1, *shape, 1), np.float32), RATE)
+    y, _ = refiner.refine(model.variables, pixels, shape, RATE, 4)
+    before = loss_of(refiner, model, problem, search.y_hat)
+    assert loss_of(refiner, model, problem, y[None].astype(jnp.float32)) < before - 1  # bits
+    moved = np.flatnonzero(np.any(np.asarray(y) != np.asarray(search.y_hat[0]), (0, 2)))
+    assert moved.size
+    assert moved.min() >= 8 - refinement.TILE
 
 
 def test_padding_does_not_count(refiner, model, pixels):
