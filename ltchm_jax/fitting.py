@@ -26,7 +26,11 @@ BATCH, WINDOW = (
     8,
     16,
 )  # a step of the entropy model takes so many windows of y, of up to so many positions a side
-ENTROPY_RATE, SYNTHESIS_RATE = 1e-3, 1e-4  # of Adam at first; a cosine takes them to nothing
+NOISY_RATE, INTEGER_RATE, SYNTHESIS_RATE = (
+    1e-3,
+    5e-4,
+    1e-4,
+)  # of Adam at first; a cosine takes them to nothing
 CLIP_NORM = 1.0  # of the gradient of the synthesis
 
 Tree = dict[str, Any]
@@ -59,7 +63,7 @@ def fit_entropy_model(
     def windows(key: jax.Array) -> np.ndarray:
         return _windows(latents, key)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(ENTROPY_RATE, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(NOISY_RATE if noisy else INTEGER_RATE, steps))
     free, bpp = _descend(loss, free, windows, optimizer, steps, key)
     return variables | {"params": kept | free}, bpp
 

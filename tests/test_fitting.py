@@ -47,13 +47,6 @@ def test_fitting_lowers_the_rate_and_leaves_the_transforms(rates, noisy):
         assert after == pytest.approx(found, rel=0.1)
 
 
-def test_what_is_fitted_to_integers_codes_them_in_fewer_bits():
-    config, images = small_model(**NARROW | {"parameter_width": 128}, **RATES), scenes(1, 64)
-    start = linear_start(config, images, 512.0, KEY)
-    noisy, rounded = (fit_entropy_model(config, start, images, 200, KEY, noise)[0] for noise in (True, False))
-    assert rate(config, rounded, images, 0.0, False) < rate(config, noisy, images, 0.0, False)
-
-
 def decibels(config: ModelConfig, variables: dict, images: np.ndarray, quality: float) -> float:
     """PSNR over all images, decoded."""
     level = jnp.full(len(images), quality) if config.lmbdas else None
