@@ -26,11 +26,8 @@ BATCH, WINDOW = (
     8,
     16,
 )  # a step of the entropy model takes so many windows of y, of up to so many positions a side
-NOISY_RATE, INTEGER_RATE, SYNTHESIS_RATE = (
-    1e-3,
-    5e-4,
-    1e-4,
-)  # of Adam at first; a cosine takes them to nothing
+# Of Adam at first; a cosine takes them to nothing.
+NOISY_RATE, INTEGER_RATE, SYNTHESIS_RATE = 1e-3, 5e-4, 1e-4
 CLIP_NORM = 1.0  # of the gradient of the synthesis
 
 Tree = dict[str, Any]
