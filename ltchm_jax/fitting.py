@@ -22,13 +22,10 @@ from ltchm_jax.model import LTCHM, Y_STRIDE, ModelConfig
 from ltchm_jax.training import to_unit
 
 TRANSFORMS = ("g_a", "g_s", "gain_y")  # all that the entropy model does not touch
-BATCH, WINDOW = (
-    8,
-    16,
-)  # a step of the entropy model takes so many windows of y, of up to so many positions a side
-# Of Adam at first; a cosine takes them to nothing.
-NOISY_RATE, INTEGER_RATE, SYNTHESIS_RATE = 1e-3, 5e-4, 1e-4
-CLIP_NORM = 1.0  # of the gradient of the synthesis
+BATCH, WINDOW = 8, 16  # a step of the entropy model takes so many windows of y, at most so large
+# Of Adam, at their highest: up to it in a tenth of the steps, then down by a cosine.
+NOISY_RATE, INTEGER_RATE, SYNTHESIS_RATE = 1e-3, 8e-4, 1e-4
+CLIP_NORM = 1.0  # of the gradient
 
 Tree = dict[str, Any]
 
@@ -36,32 +33,31 @@ Tree = dict[str, Any]
 def fit_entropy_model(
     config: ModelConfig, variables: Tree, images: np.ndarray, steps: int, key: jax.Array, noisy: bool = False
 ) -> tuple[Tree, float]:
-    """Descends the rate in all parameters but those of the transforms and of the gains of y.
+    """Descends the rate: in all parameters but those of the transforms and of the gains of y, or in few.
 
     Args:
       images: uint8 [N, H, W, bands], sides multiples of 64; their latents are kept in memory.
       steps: 1 or more.
       key: draws windows, qualities and noise.
-      noisy: whether y has noise in place of rounding, for transforms that are yet to be trained with it; else
-        its very integers are coded (Guo et al. 2021). z has noise either way: its analysis learns, too.
+      noisy: whether y and z have noise in place of rounding, for transforms that are yet to be trained with
+        it; else their very integers are coded (Guo et al. 2021), and only the prior of y learns: z stays.
 
     Returns:
       The variables, and the mean bpp of the last tenth of the steps.
     """
     params = variables["params"]
-    kept = {name: params[name] for name in TRANSFORMS if name in params}
-    free = {name: part for name, part in params.items() if name not in kept}
-    gains = {name: part for name, part in kept.items() if name == "gain_y"}
+    learns = {*params} - {*TRANSFORMS} if noisy else {"prior_y"}
+    free = {name: params[name] for name in learns}
+    kept = {name: part for name, part in params.items() if name not in learns}
     latents, rate = _latents(config, variables, images), nn.apply(_rate, LTCHM(config))
 
     def loss(free: Tree, y: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.mean(rate({"params": gains | free}, y, key, noisy))
+        return jnp.mean(rate({"params": kept | free}, y, key, noisy))
 
     def windows(key: jax.Array) -> np.ndarray:
         return _windows(latents, key)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(NOISY_RATE if noisy else INTEGER_RATE, steps))
-    free, bpp = _descend(loss, free, windows, optimizer, steps, key)
+    free, bpp = _descend(loss, free, windows, NOISY_RATE if noisy else INTEGER_RATE, steps, key)
     return variables | {"params": kept | free}, bpp
 
 
@@ -91,9 +87,7 @@ def fit_synthesis(
     def loss(free: Tree, images: jax.Array, key: jax.Array) -> jax.Array:
         return -jnp.mean(psnr(error(variables | {"params": whole(free)}, images, key)))
 
-    rate = optax.warmup_cosine_decay_schedule(0.0, SYNTHESIS_RATE, steps // 10, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(rate))
-    free, found = _descend(loss, free, lambda key: next(batches), optimizer, steps, key)
+    free, found = _descend(loss, free, lambda key: next(batches), SYNTHESIS_RATE, steps, key)
     return variables | {"params": whole(free)}, -found
 
 
@@ -101,11 +95,13 @@ def _descend(
     loss: Callable[[Tree, jax.Array, jax.Array], jax.Array],
     free: Tree,
     batch_of: Callable[[jax.Array], np.ndarray],
-    optimizer: optax.GradientTransformation,
+    rate: float,
     steps: int,
     key: jax.Array,
 ) -> tuple[Tree, float]:
     """Parameters after so many steps, and the mean loss of the last tenth of them."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(schedule))
     flat = optax.flatten(optimizer)  # few loops over one vector compile faster
 
     @jax.jit
@@ -145,14 +141,17 @@ def _qualities(config: ModelConfig, key: jax.Array, count: int) -> jax.Array | N
 
 
 def _rate(model: LTCHM, y: jax.Array, key: jax.Array, noisy: bool) -> jax.Array:
-    """bpp [B] of y [B, h, w, M] before its gain, rounded or with noise; z has noise."""
+    """bpp [B] of y [B, h, w, M] before its gain, with noise or rounded, and z likewise."""
     of_quality, of_y, of_z = jax.random.split(key, 3)
     quality = _qualities(model.config, of_quality, len(y))
     if quality is not None:
         y = y * model.gain_y(quality, False, y.dtype)
     z = model.hyper_analyse(y, quality)
-    y_hat = y + jax.random.uniform(of_y, y.shape, minval=-0.5, maxval=0.5) if noisy else jnp.round(y)
-    z_hat = z + jax.random.uniform(of_z, z.shape, minval=-0.5, maxval=0.5)
+    if noisy:
+        y_hat = y + jax.random.uniform(of_y, y.shape, minval=-0.5, maxval=0.5)
+        z_hat = z + jax.random.uniform(of_z, z.shape, minval=-0.5, maxval=0.5)
+    else:
+        y_hat, z_hat = jnp.round(y), jnp.round(z)
     bits_y, bits_z = code_lengths(y_hat, *model.probabilities(y_hat, z_hat, quality), model.config.mixture)
     return (bits_y + bits_z) / (y.shape[1] * y.shape[2] * Y_STRIDE**2)
 

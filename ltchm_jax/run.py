@@ -135,7 +135,7 @@ def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict
         return None
     if not config.entropy_fit:
         return variables
-    return fit(config, model, variables, source, config.entropy_fit, noisy=config.rounding != "hard")
+    return fit(config, model, variables, source, config.entropy_fit, noisy=True)
 
 
 def given_variables(path: str, model: ModelConfig) -> dict:
