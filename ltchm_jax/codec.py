@@ -127,30 +127,34 @@ class Codec:
     def compress_within(
         self, image: Image, max_bytes: int, *, metadata: bool = False, progress: Progress = _silent
     ) -> bytes:
-        """The stream of the highest quality (to 1/64) found that has at most `max_bytes` bytes, by bisection.
+        """The stream of the highest quality (to 1/64) found of at most `max_bytes` bytes, by Brent's method.
 
         Raises:
           ValueError: the lowest quality takes more, or the picture can't be coded, see `compress`.
         """
+        from scipy.optimize import brentq  # late: a fifth of a second
 
-        def stream(steps: int) -> bytes:
-            return self.compress_image(image, steps / QUALITY_STEPS, metadata=metadata, progress=progress)
+        sizes: dict[int, int] = {}
+        best = 0, b""
 
-        low, high = 0, max(len(self.model.config.lmbdas) - 1, 0) * QUALITY_STEPS
-        best = stream(low)
-        if len(best) > max_bytes:
-            raise ValueError(f"`max_bytes` must be {len(best)} or more for this picture, got {max_bytes}.")
-        steps = high  # the highest quality is tried first: it may do
-        while high - low > QUALITY_STEPS // 64:
-            data = stream(steps)
-            if len(data) > max_bytes:
-                high = steps
-            elif steps == high:
-                return data
-            else:
-                low, best = steps, data
-            steps = (low + high) // 2
-        return best
+        def excess(quality: float) -> float:
+            """How many times `max_bytes` a quality in steps takes, the logarithm: it is almost straight."""
+            nonlocal best
+            steps = round(quality)
+            if steps not in sizes:
+                how: dict = {"metadata": metadata, "progress": progress}
+                data = self.compress_image(image, steps / QUALITY_STEPS, **how)
+                sizes[steps] = len(data)
+                if len(data) <= max_bytes and steps >= best[0]:
+                    best = steps, data
+            return math.log(sizes[steps] / max(max_bytes, 1))
+
+        highest = max(len(self.model.config.lmbdas) - 1, 0) * QUALITY_STEPS
+        if excess(0) > 0:
+            raise ValueError(f"`max_bytes` must be {sizes[0]} or more for this picture, got {max_bytes}.")
+        if excess(highest) > 0:
+            brentq(excess, 0, highest, xtol=QUALITY_STEPS / 64)
+        return best[1]
 
     def decompress(self, data: bytes, window: Rect | None = None) -> np.ndarray:
         """The picture in a stream, uint8 [H, W, bands], or a window of it.
