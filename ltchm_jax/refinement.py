@@ -1,8 +1,8 @@
 """Latents refined for one picture: the encoder weighs what an integer costs against what it shows.
 
 The analysis answers all pictures alike, and rounds without regard to what each integer costs, itself and in
-the contexts of its neighbours. Here some integers move by one, pass after pass, wherever the loss of the
-training, bits + lambda * squared error (eq. 3), is expected to fall. A decoder needs to know nothing of it.
+the contexts of its neighbours. Here some integers move by one, pass after pass, wherever a loss like that of
+the training, bits + lambda * squared error (eq. 3), is expected to fall. A decoder needs to know nothing of it.
 
 All moves are weighed at once. A move of one latent by d = +-1 should change the loss by
 
@@ -28,6 +28,7 @@ from ltchm_jax.losses import lmbda_at, symbol_bits
 from ltchm_jax.model import LTCHM, Y_STRIDE
 from ltchm_jax.model_file import Model
 
+LMBDA_RATIO = 1.4  # of lambda here to lambda in training: fewer bytes at equal error than with the same
 CURVATURE = 1.4  # the synthesis bends: a whole step costs this much more than its Jacobian says
 SHARE = 0.4  # of the moves that promise enough, made in one pass
 FIRST_GAIN, LAST_GAIN, FALL = 6.0, 1.0, 0.7  # bits that a move must promise: at first, at least, and by pass
@@ -41,7 +42,7 @@ class Problem(NamedTuple):
     x: jax.Array  # float32 [1, H, W, bands] in 0..1
     inside: jax.Array  # float32 [1, H, W, 1]: 1 for pixels of the block, 0 for its padding
     quality: jax.Array  # float32 [1]
-    lmbda: jax.Array  # float32, of the loss
+    lmbda: jax.Array  # float32, of the loss: LMBDA_RATIO times that of the quality
     y: jax.Array  # float32 [1, h, w, M], not rounded
     z_hat: jax.Array  # float32 [1, h/4, w/4, C]
     curvature: jax.Array  # float32 [1, 1, 1, M], bits: second derivative of lambda * squared error
@@ -120,7 +121,7 @@ class Refiner:
     ) -> tuple[Problem, Search]:
         x = unit(pixels)
         y, z = bounded_latents(self._model, variables, x, quality)
-        lmbda = lmbda_at(self._lmbdas, quality)[0]
+        lmbda = LMBDA_RATIO * lmbda_at(self._lmbdas, quality)[0]
         x_hat, pull = jax.vjp(self._synthesis(variables, quality), jnp.round(y))
         # The mean square of a gradient of random signs is the diagonal of the Gauss-Newton matrix.
         (slopes,) = pull(inside * jax.random.rademacher(jax.random.key(0), x_hat.shape, x_hat.dtype))
