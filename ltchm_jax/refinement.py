@@ -1,8 +1,8 @@
 """Latents refined for one picture: the encoder weighs what an integer costs against what it shows.
 
 The analysis answers all pictures alike, and rounds without regard to what each integer costs, itself and in
-the contexts of its neighbours. Here some integers move by one, pass after pass, wherever a loss like that of
-the training, bits + lambda * squared error (eq. 3), is expected to fall. A decoder needs to know nothing of it.
+the contexts of its neighbours. Here some integers move by one, pass after pass, wherever a loss like the
+training's, bits + lambda * squared error (eq. 3), is expected to fall. A decoder needs to know nothing of it.
 
 All moves are weighed at once. A move of one latent by d = +-1 should change the loss by
 
