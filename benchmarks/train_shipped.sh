@@ -34,8 +34,8 @@ if [ "$kind" = accelerator ]; then
     --config.data.threads=16 --config.validate_every=5000 --config.checkpoint_every=1000)
   echo "100,000 steps of 16 crops of 256 x 256 in bfloat16; not timed here: see 'left' in the lines below" >&2
 else
-  echo "12 min for the start, 50 min for 2,400 steps of 8 crops of 128 x 128, then some 40 min to fit the synthesis" \
-    "and the entropy model alone: 1.7 h on two idle x86 cores, reckoned from its parts" >&2
+  echo "12 min for the start, 50 min for 2,400 steps of 8 crops of 128 x 128, then some 30 min to fit the synthesis" \
+    "and the prior of y alone: 1.5 h on two idle x86 cores, reckoned from its parts" >&2
 fi
 exec "$python" train.py --config configs/shipped.py --workdir "${workdir:-runs/shipped-$kind}" \
   --config.data.folder="$data/train" --config.data.validation_folder="$data/val" "${flags[@]}" "$@"
