@@ -142,8 +142,8 @@ class Codec:
             nonlocal best
             steps = round(quality)
             if steps not in sizes:
-                how: dict = {"metadata": metadata, "progress": progress}
-                data = self.compress_image(image, steps / QUALITY_STEPS, **how)
+                rate = steps / QUALITY_STEPS
+                data = self.compress_image(image, rate, metadata=metadata, progress=progress)
                 sizes[steps] = len(data)
                 if len(data) <= max_bytes and steps >= best[0]:
                     best = steps, data
