@@ -71,7 +71,6 @@ class LatentCoder:
         self._variables, self._z_tables, self._kind, self._context = variables, z_tables, kind, context
         self._values = jax.jit(functools.partial(wavefront.grid_values_of, parameters))
         self._bits = jax.jit(functools.partial(_bits_of, parameters, kind))
-        self._step = functools.cache(functools.partial(wavefront.compiled_step, parameters))
 
     def encode(self, z: np.ndarray, y: np.ndarray, psi: np.ndarray) -> CodedLatents:
         """Codes z, then y given z; arguments and errors as for `write`."""
@@ -200,13 +199,12 @@ class LatentCoder:
     ) -> np.ndarray:
         steps, streams = wavefront.scan_order(shape[0], shape[1], self._context), len(sources)
         lists = [GuardList(g, steps, shape) for g in guards]
-        size = wavefront.step_size(streams * max(map(len, steps)))
-        evaluate, latent = self._step(size), wavefront.padded_latent(np.zeros((streams, *shape), np.int32))
+        latent = wavefront.padded_latent(np.zeros((streams, *shape), np.int32))
         for i, step in enumerate(steps):
             count = streams * len(step)
-            gathered = wavefront.gather(latent, psi, step, size)
+            gathered = wavefront.gather(latent, psi, step, wavefront.step_size(count))
             with wavefront.float64():
-                values = evaluate(self._variables, *gathered, count)[:, :count]
+                values = np.asarray(self._values(self._variables, *gathered))[:, :count]
             values = values.reshape(len(values), streams, len(step), shape[2])
             snapped = np.stack([_snapped(values[:, b], lists[b], i, b) for b in range(streams)], axis=1)
             decide = _answers_from(sources, len(step) * shape[2])

@@ -14,7 +14,6 @@ gathered on the host: what is compiled then depends on no picture's size, and no
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -84,11 +83,11 @@ def chunk_size(steps: list[np.ndarray]) -> int:
     return max(largest, min(CHUNK, 1 << (total - 1).bit_length()))
 
 
-def step_size(most: int) -> int:
-    """Positions of a padded step of up to `most`: a multiple of 8, and one of few, as each is compiled."""
-    size = 8
-    while size < most:
-        size += 8 if size < 32 else 16 if size < 64 else size // 2
+def step_size(count: int) -> int:
+    """Positions of a padded step of `count`: a little more, and one of few sizes, as each is compiled."""
+    size = 1
+    while size < count:
+        size += min(size, 8) if size < 32 else 16 if size < 64 else size // 2
     return size
 
 
@@ -126,29 +125,3 @@ def _filled_up(rows: np.ndarray, size: int) -> np.ndarray:
 def grid_values_of(parameters: Parameters, variables: Any, taps: jax.Array, psi: jax.Array) -> jax.Array:
     """float64 [3K - 1, P, M], `snapping.grid_values` of the mixtures at P gathered positions."""
     return grid_values(*parameters(variables, taps.astype(jnp.float64), psi))
-
-
-# (variables, taps [size, 12, M], psi [size, F], count) -> float64 [3K - 1, at least count, M]
-Step = Callable[[Any, np.ndarray, np.ndarray, int], np.ndarray]
-
-
-def compiled_step(parameters: Parameters, size: int) -> Step:
-    """A decoder's step for up to `size` positions, on the default device.
-
-    On a CPU up to 8 positions go one after the other: matrix-vector products read the weights where they lie,
-    and take half the time of one matrix product with as few rows, which copies them first.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    # Few rows are not worth sharing among threads.
-    options = {"xla_cpu_multi_thread_eigen": size >= 64} if on_cpu else None
-    values_of = jax.jit(functools.partial(grid_values_of, parameters), compiler_options=options)
-    if on_cpu and size <= 8:
-        return functools.partial(_in_turn, values_of)
-    return lambda variables, taps, psi, count: np.asarray(values_of(variables, taps, psi))
-
-
-def _in_turn(
-    values_of: Callable[..., jax.Array], variables: Any, taps: np.ndarray, psi: np.ndarray, count: int
-) -> np.ndarray:
-    rows = [values_of(variables, taps[i : i + 1], psi[i : i + 1]) for i in range(count)]
-    return np.concatenate(rows, axis=1)
