@@ -118,6 +118,8 @@ def run(codec: object, pictures: list[np.ndarray], count: int, seed: int = 0) ->
     for _ in range(count):
         kind, stream = mutations.next()
         found, taken = timed(codec, stream)
+        if taken > honest:  # a forged shape is compiled for once, as an honest one of that shape is
+            found, taken = timed(codec, stream)
         end = found if isinstance(found, str) else "right" if found in right else "another"
         # A forged head may well describe another picture; nothing else may show one.
         assert end != "another" or kind == "head", f"a wrong picture came out of {stream.hex()}"
