@@ -44,17 +44,16 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Cross-correlation of x [B, H, W, I] with kernel [k, k, I, O], zeros outside."""
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    if x.dtype == jnp.float64:
-        return _conv2d_as_matmul(x, kernel, stride, padding)
     # Padded by hand: on CPU the gradient of the kernel then takes a quarter less time, the rest the same.
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    return lax.conv_general_dilated(padded, kernel, (stride, stride), "VALID", dimension_numbers=DIMENSIONS)
-
-
-def _conv2d_as_matmul(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """The same in one matrix product: XLA's float64 convolution on CPU is about 30 times slower."""
-    size = kernel.shape[0]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    if x.dtype == jnp.float64:
+        return _conv2d_as_matmul(x, kernel, stride)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=DIMENSIONS)
+
+
+def _conv2d_as_matmul(x: Array, kernel: Array, stride: int) -> Array:
+    """The same of a padded x in one matrix product: XLA's own in float64 is about 30 times slower on CPU."""
+    size = kernel.shape[0]
     height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
     taps = [
         x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
