@@ -28,11 +28,19 @@ NOISY_RATE, INTEGER_RATE, SYNTHESIS_RATE = 1e-3, 8e-4, 1e-4
 CLIP_NORM = 1.0  # of the gradient
 
 Tree = dict[str, Any]
+# Told after each tenth of a fit: the steps done, and the mean bpp or PSNR in dB since it was last told.
+Seen = Callable[[int, float], None]
 
 
 def fit_entropy_model(
-    config: ModelConfig, variables: Tree, images: np.ndarray, steps: int, key: jax.Array, noisy: bool = False
-) -> tuple[Tree, float]:
+    config: ModelConfig,
+    variables: Tree,
+    images: np.ndarray,
+    steps: int,
+    key: jax.Array,
+    noisy: bool = False,
+    seen: Seen = lambda step, found: None,
+) -> Tree:
     """Descends the rate: in all parameters but those of the transforms and of the gains of y, or in few.
 
     Args:
@@ -41,9 +49,10 @@ def fit_entropy_model(
       key: draws windows, qualities and noise.
       noisy: whether y and z have noise in place of rounding, for transforms that are yet to be trained with
         it; else their very integers are coded (Guo et al. 2021), and only the prior of y learns: z stays.
+      seen: is told how far the fit is and the bpp; what it raises ends the fit.
 
     Returns:
-      The variables, and the mean bpp of the last tenth of the steps.
+      The variables.
     """
     params = variables["params"]
     learns = {*params} - {*TRANSFORMS} if noisy else {"prior_y"}
@@ -57,13 +66,18 @@ def fit_entropy_model(
     def windows(key: jax.Array) -> np.ndarray:
         return _windows(latents, key)
 
-    free, bpp = _descend(loss, free, windows, NOISY_RATE if noisy else INTEGER_RATE, steps, key)
-    return variables | {"params": kept | free}, bpp
+    free = _descend(loss, free, windows, NOISY_RATE if noisy else INTEGER_RATE, steps, key, seen)
+    return variables | {"params": kept | free}
 
 
 def fit_synthesis(
-    config: ModelConfig, variables: Tree, batches: Iterator[np.ndarray], steps: int, key: jax.Array
-) -> tuple[Tree, float]:
+    config: ModelConfig,
+    variables: Tree,
+    batches: Iterator[np.ndarray],
+    steps: int,
+    key: jax.Array,
+    seen: Seen = lambda step, found: None,
+) -> Tree:
     """Ascends the PSNR in the parameters of the synthesis and the inverse gains, from rounded latents.
 
     Batch statistics stay as they are.
@@ -72,9 +86,10 @@ def fit_synthesis(
       batches: uint8 [B, H, W, bands], sides multiples of 16, always of one shape.
       steps: 1 or more.
       key: draws qualities.
+      seen: is told how far the fit is and the PSNR; what it raises ends the fit.
 
     Returns:
-      The variables, and the mean PSNR in dB of the last tenth of the steps.
+      The variables.
     """
     params, error = variables["params"], nn.apply(_error, LTCHM(config))
     gains = params.get("gain_y", {})
@@ -87,8 +102,11 @@ def fit_synthesis(
     def loss(free: Tree, images: jax.Array, key: jax.Array) -> jax.Array:
         return -jnp.mean(psnr(error(variables | {"params": whole(free)}, images, key)))
 
-    free, found = _descend(loss, free, lambda key: next(batches), SYNTHESIS_RATE, steps, key)
-    return variables | {"params": whole(free)}, -found
+    def decibels(step: int, value: float) -> None:
+        seen(step, -value)
+
+    free = _descend(loss, free, lambda key: next(batches), SYNTHESIS_RATE, steps, key, decibels)
+    return variables | {"params": whole(free)}
 
 
 def _descend(
@@ -98,8 +116,9 @@ def _descend(
     rate: float,
     steps: int,
     key: jax.Array,
-) -> tuple[Tree, float]:
-    """Parameters after so many steps, and the mean loss of the last tenth of them."""
+    seen: Seen,
+) -> Tree:
+    """Parameters after so many steps."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(schedule))
     flat = optax.flatten(optimizer)  # few loops over one vector compile faster
@@ -115,7 +134,10 @@ def _descend(
         of_batch, of_loss = jax.random.split(jax.random.fold_in(key, i))
         free, state, value = step(free, state, batch_of(of_batch), of_loss)
         values.append(value)
-    return jax.device_get(free), float(np.mean(jax.device_get(values[-max(1, steps // 10) :])))
+        if len(values) >= steps / 10 or i + 1 == steps:
+            seen(i + 1, float(np.mean(jax.device_get(values))))
+            values = []
+    return jax.device_get(free)
 
 
 def _latents(config: ModelConfig, variables: Tree, images: np.ndarray) -> np.ndarray:

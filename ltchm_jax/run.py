@@ -15,7 +15,7 @@ import numpy as np
 
 from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
-from ltchm_jax.fitting import fit_entropy_model, fit_synthesis
+from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model import Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
@@ -109,9 +109,8 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
     variables, key = model.variables, jax.random.key(config.seed)
     if config.synthesis_refit:
         batches, steps = data.training_batches(source, config), config.synthesis_refit
-        variables, found = fit_synthesis(model.config, variables, batches, steps, key)
-        check_finite({"psnr": found}, 1, steps)
-        print(f"synthesis fitted in {steps} steps: psnr {found:.2f}", file=sys.stderr)
+        seen = seen_of_fit("synthesis", "psnr", steps)
+        variables = fit_synthesis(model.config, variables, batches, steps, key, seen)
     if config.entropy_refit:
         variables = fit(config, model.config, variables, source, config.entropy_refit)
     return model if variables is model.variables else make_model(model.config, variables, model.notes)
@@ -154,11 +153,22 @@ def fit(
     """The variables with their entropy model fitted to the first training crops; the same on every host."""
     images = first_crops(config, source, config.entropy_images, config.entropy_crop)
     key = jax.random.key(config.seed)
-    variables, bpp = fit_entropy_model(model, variables, images, steps, key, noisy)
-    check_finite({"bpp": bpp}, 1, steps)
-    if processes.is_first():
-        print(f"entropy model fitted in {steps} steps: bpp {bpp:.4f}", file=sys.stderr)
-    return variables
+    seen = seen_of_fit("entropy model", "bpp", steps)
+    return fit_entropy_model(model, variables, images, steps, key, noisy, seen)
+
+
+def seen_of_fit(half: str, measure: str, steps: int) -> Seen:
+    """Prints how far a fit is; raises NonFiniteLoss once what it finds is not finite."""
+    last = 0
+
+    def seen(step: int, found: float) -> None:
+        nonlocal last
+        check_finite({measure: found}, last + 1, step)
+        last = step
+        if processes.is_first():
+            print(f"fit of the {half} {step}/{steps} {measure} {found:.4f}", file=sys.stderr, flush=True)
+
+    return seen
 
 
 def first_crops(config: Any, source: Tolerant, count: int, crop: int) -> np.ndarray:

@@ -36,8 +36,11 @@ def rates_of(config: ModelConfig, variables: dict, images: np.ndarray, quality: 
 def test_fitting_lowers_the_rate_and_leaves_the_transforms(rates):
     config, images = small_model(**NARROW | {"parameter_width": 128}, **rates), scenes(1, 64)
     start = linear_start(config, images, 512.0, KEY)
-    noisy, found = fit_entropy_model(config, start, images, 200, KEY, noisy=True)
-    rounded, found_rounded = fit_entropy_model(config, noisy, images, 100, KEY)
+    told: list[tuple[int, float]] = []
+    noisy = fit_entropy_model(config, start, images, 200, KEY, True, lambda *seen: told.append(seen))
+    rounded = fit_entropy_model(config, noisy, images, 100, KEY, False, lambda *seen: told.append(seen))
+    assert [step for step, _ in told] == [*range(20, 201, 20), *range(10, 101, 10)]
+    found, found_rounded = told[9][1], told[-1][1]
     for part in start["params"]:
         before, between, after = (variables["params"][part] for variables in (start, noisy, rounded))
         if part in {"g_a", "g_s", "gain_y"}:
@@ -58,8 +61,8 @@ def test_what_is_fitted_to_integers_codes_them_in_fewer_bits():
     """At equal steps from the same weights, and y alone: only a fit to noise goes on to change z."""
     config, images = small_model(**NARROW | {"parameter_width": 128}, **RATES), scenes(1, 64)
     start = linear_start(config, images, 512.0, KEY)
-    start = fit_entropy_model(config, start, images, 200, KEY, noisy=True)[0]
-    noisy, rounded = (fit_entropy_model(config, start, images, 100, KEY, noise)[0] for noise in (True, False))
+    start = fit_entropy_model(config, start, images, 200, KEY, noisy=True)
+    noisy, rounded = (fit_entropy_model(config, start, images, 100, KEY, noise) for noise in (True, False))
     for quality in (0.0, 1.0):
         bpp, bpp_noisy = (rates_of(config, fit, images, quality, False)[0] for fit in (rounded, noisy))
         assert bpp < bpp_noisy
@@ -76,7 +79,8 @@ def decibels(config: ModelConfig, variables: dict, images: np.ndarray, quality: 
 def test_fitting_the_synthesis_costs_no_bits(rates):
     config, images = small_model(**NARROW, **rates), scenes(1)
     start = linear_start(config, images, 512.0, KEY)
-    fitted, found = fit_synthesis(config, start, itertools.repeat(images), 30, KEY)
+    told: list[tuple[int, float]] = []
+    fitted = fit_synthesis(config, start, itertools.repeat(images), 32, KEY, lambda *seen: told.append(seen))
     assert (jax.tree.structure(fitted), {*fitted["params"]}) == (
         jax.tree.structure(start),
         {*start["params"]},
@@ -93,4 +97,5 @@ def test_fitting_the_synthesis_costs_no_bits(rates):
     for quality in (0.0, 1.0):
         before, after = (decibels(config, variables, images, quality) for variables in (start, fitted))
         assert after > before + 0.1
-    assert 15 < found < 60
+    assert [step for step, _ in told] == [4, 8, 12, 16, 20, 24, 28, 32]
+    assert 15 < told[0][1] < told[-1][1] < 60

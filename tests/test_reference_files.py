@@ -131,3 +131,15 @@ def test_tensors_in_another_structure_are_refused(tmp_path):
         torch.save(content, tmp_path / "x.pt")
         with pytest.raises(ValueError, match=found):
             read_arrays(tmp_path / "x.pt")
+
+
+def test_a_training_checkpoint_gives_its_state_without_the_prefix_of_data_parallel(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {f"module.{name}": torch.from_numpy(np.array(value)) for name, value in ARRAYS.items()}
+    torch.save(
+        {"epoch": 3, "state_dict": state, "loss": 0.5, "optimizer": {"state": {}}}, tmp_path / "x.pth.tar"
+    )
+    read = read_arrays(tmp_path / "x.pth.tar")
+    assert read.keys() == ARRAYS.keys()
+    for name, value in ARRAYS.items():
+        np.testing.assert_array_equal(read[name], value)

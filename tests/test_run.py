@@ -190,7 +190,7 @@ def test_a_run_begins_with_a_linear_start_from_its_crops(folder, tmp_path, capsy
     crops = np.concatenate([next(batches) for _ in range(3)])  # of two
     want = linear_start(model, crops, config.lmbda, jax.random.key(config.seed))
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["g_a"], want["params"]["g_a"])
-    assert "entropy model fitted in 1 steps: bpp" in capsys.readouterr().err
+    assert "fit of the entropy model 1/1 bpp" in capsys.readouterr().err
     for field, value in (("entropy_crop", 32), ("data.crop", 96)):
         other = config_of(folder, linear_start=5, entropy_fit=1, **{field: value})
         assert "`entropy_crop` must be multiples of 64" in error_of(other, tmp_path, capsys)
@@ -210,8 +210,8 @@ def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
         assert not jax.tree.all(jax.tree.map(np.array_equal, params[part], before[part]))
     assert (fitted.digest, fitted.notes) == (again.digest, plain.notes)
     said = capsys.readouterr().err
-    assert "synthesis fitted in 2 steps: psnr" in said
-    assert "entropy model fitted in 2 steps: bpp" in said
+    assert "fit of the synthesis 1/2 psnr" in said
+    assert "fit of the entropy model 2/2 bpp" in said
 
 
 def test_a_fit_that_is_not_finite_ends_the_run(folder, tmp_path, capsys):

@@ -96,12 +96,15 @@ def _read_npz(path: Path) -> State:
 def _read_torch(path: Path) -> State:
     torch = _torch(path)
     tensors = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+        tensors = tensors["state_dict"]  # a training checkpoint: the rest of it says nothing of the model
     if not isinstance(tensors, dict):
         raise ValueError(f"it holds a {type(tensors).__name__}")
     bad = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
     if bad:
         raise ValueError(f"{bad[0]!r} is a {type(tensors[bad[0]]).__name__}")
-    return {str(name): tensor.detach().numpy() for name, tensor in tensors.items()}
+    prefix = "module." if all(str(name).startswith("module.") for name in tensors) else ""  # DataParallel's
+    return {str(name).removeprefix(prefix): tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
 def _torch(path: str | Path) -> Any:
