@@ -159,12 +159,9 @@ def fit(
 
 def seen_of_fit(half: str, measure: str, steps: int) -> Seen:
     """Prints how far a fit is; raises NonFiniteLoss once what it finds is not finite."""
-    last = 0
 
     def seen(step: int, found: float) -> None:
-        nonlocal last
-        check_finite({measure: found}, last + 1, step)
-        last = step
+        check_finite({measure: found}, 1, step)
         if processes.is_first():
             print(f"fit of the {half} {step}/{steps} {measure} {found:.4f}", file=sys.stderr, flush=True)
 
