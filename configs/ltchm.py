@@ -66,6 +66,7 @@ def get_config(text: str = "paper") -> ml_collections.ConfigDict:
     config.linear_start = 0  # new ones are a Karhunen-Loeve transform of so many crops; 0: they are random
     config.entropy_fit = 0  # steps that fit the entropy model alone to either, before all else
     config.synthesis_refit = 0  # after all `steps`, steps that fit the synthesis alone to rounded latents
+    config.synthesis_refit_share = 1.0  # of the way from the weights before that fit to those after it
     config.entropy_refit = 0  # and then the prior of y alone, to rounded latents
     config.entropy_images = 1_024  # both fits of the entropy model see the latents of so many crops,
     config.entropy_crop = 256  # of this size

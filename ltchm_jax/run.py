@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import optax
 
 from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
@@ -65,6 +66,10 @@ def check_counts(config: Any) -> None:
     for name in SWITCHES:
         if config[name] < 0:
             raise ValueError(f"`{name}` must be 0 (off) or more, got {config[name]}.")
+    if not 0 < config.synthesis_refit_share <= 1:
+        raise ValueError(
+            f"`synthesis_refit_share` must be above 0 and at most 1, got {config.synthesis_refit_share}."
+        )
     if config.entropy_fit and not (config.linear_start or config.init_from):
         raise ValueError(
             "`entropy_fit` needs weights to fit to: set `linear_start`, `init_from`, or `entropy_refit`."
@@ -110,7 +115,8 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
     if config.synthesis_refit:
         batches, steps = data.training_batches(source, config), config.synthesis_refit
         seen = seen_of_fit("synthesis", "psnr", steps)
-        variables = fit_synthesis(model.config, variables, batches, steps, key, seen)
+        fitted = fit_synthesis(model.config, variables, batches, steps, key, seen)
+        variables = optax.incremental_update(fitted, variables, config.synthesis_refit_share)
     if config.entropy_refit:
         variables = fit(config, model.config, variables, source, config.entropy_refit)
     return model if variables is model.variables else make_model(model.config, variables, model.notes)

@@ -212,6 +212,9 @@ def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
     said = capsys.readouterr().err
     assert "fit of the synthesis 1/2 psnr" in said
     assert "fit of the entropy model 2/2 bpp" in said
+    half = run.finish(config_of(folder, synthesis_refit=2, synthesis_refit_share=0.5), plain, source)
+    means = jax.tree.map(lambda a, b: (a + b) / 2, before["g_s"], params["g_s"])
+    jax.tree.map(np.testing.assert_array_equal, half.variables["params"]["g_s"], means)
 
 
 def test_a_fit_that_is_not_finite_ends_the_run(folder, tmp_path, capsys):
@@ -303,6 +306,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_pa
         ({"batch_size": 3}, "`batch_size` must be a multiple"),
         ({"schedule": "linear"}, "`schedule`"),
         ({"model.width": 40}, "`width`"),
+        ({"synthesis_refit_share": 0.0}, "`synthesis_refit_share` must be above 0"),
         ({"model.bands": 4}, "4 bands"),
         *[
             ({name: 0}, f"`{name}` must be at least 1")
