@@ -56,7 +56,7 @@ DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefe
 
 
 def check_counts(config: Any) -> None:
-    """Raises ValueError for a count below 1, or real bytes where there is no range coder."""
+    """Raises ValueError for a count or a share out of range, or real bytes where there is no range coder."""
     counts = {name: config[name] for name in COUNTS} | {
         f"data.{name}": config.data[name] for name in DATA_COUNTS
     }
