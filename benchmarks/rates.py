@@ -8,6 +8,7 @@ the mean of these over the rates.
 """
 
 import argparse
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ def mean_losses(model: Model, crops: np.ndarray) -> list[Losses]:
 
     @jax.jit
     def losses(variables: dict, x: jax.Array, quality: jax.Array, lmbda: jax.Array) -> Losses:
-        output = LTCHM(model.config).apply(variables, x, quality)
+        output: Any = LTCHM(model.config).apply(variables, x, quality)
         return rate_distortion(output, x, lmbda, model.config.mixture)
 
     rates = []
