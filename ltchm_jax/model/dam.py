@@ -5,9 +5,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from ltchm_jax.model.layers import Array, Conv, depthwise_conv2d, param
+from ltchm_jax.model.layers import Array, Conv, add_offset, depthwise_conv2d, param, pool
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
@@ -19,12 +20,17 @@ def pooling_bins(size: int, bins: int) -> list[slice]:
 
 
 def adaptive_average_pool(x: Array, bins: int) -> Array:
-    """Averages of x [B, H, W, C] over bins x bins cells that cover it: [B, bins, bins, C].
+    """Averages of x [B, H, W, C] over bins x bins cells that cover it: [B, bins, bins, C]."""
+    rows, columns = (jnp.asarray(bin_weights(size, bins), x.dtype) for size in x.shape[1:3])
+    return pool(x, rows, columns)
 
-    One axis after the other: the large map is read once, along its rows.
-    """
-    rows = jnp.stack([jnp.mean(x[:, cells], 1) for cells in pooling_bins(x.shape[1], bins)], 1)
-    return jnp.stack([jnp.mean(rows[:, :, cells], 2) for cells in pooling_bins(x.shape[2], bins)], 2)
+
+def bin_weights(size: int, bins: int) -> np.ndarray:
+    """float64 [bins, size]: what each place along an axis counts in the average of each bin."""
+    weights = np.zeros((bins, size))
+    for row, cells in zip(weights, pooling_bins(size, bins), strict=True):
+        row[cells] = 1 / (cells.stop - cells.start)
+    return weights
 
 
 class BatchNorm(nn.Module):
@@ -107,7 +113,7 @@ class IDConv(nn.Module):
         )  # [B, G, K, K, C]
         bias_mix = kernel_mix if size == 1 else self._softmax(project(mean))  # [B, G, 1, 1, C]
         kernel, offset = jnp.sum(kernel_mix * weight[None], 1), jnp.sum(bias_mix * bias[None], 1)
-        return (x * kernel if size == 1 else depthwise_conv2d(x, kernel)) + offset
+        return add_offset(depthwise_conv2d(x, kernel), offset)
 
     def _softmax(self, logits: Array) -> Array:
         logits = logits.reshape(*logits.shape[:-1], self.kernels, -1)

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltchm_jax.model.layers import Array, Conv, bias_init, depthwise_conv2d, leaky_relu, param
+from ltchm_jax.model.layers import (
+    Array,
+    Conv,
+    add_offset,
+    bias_init,
+    depthwise_conv2d,
+    leaky_relu,
+    mix_channels,
+    param,
+)
 
 HEAD_DIM = 32
 WINDOW = 4
@@ -61,7 +70,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fan_in = x.shape[-1]
-        x_out = x @ param(self, "kernel", bias_init(fan_in), (fan_in, self.features)).astype(x.dtype)
+        kernel = param(self, "kernel", bias_init(fan_in), (fan_in, self.features))
+        x_out = mix_channels(x, kernel.astype(x.dtype))
         if not self.use_bias:
             return x_out
         bias = param(self, "bias", bias_init(fan_in), (self.features,)).astype(x.dtype)
@@ -167,7 +177,7 @@ class DepthwiseConv(nn.Module):
         init = bias_init(size * size)
         kernel = param(self, "kernel", init, (size, size, channels)).astype(x.dtype)
         bias = param(self, "bias", init, (channels,)).astype(x.dtype)
-        return depthwise_conv2d(x, kernel[None]) + bias.reshape(1, 1, 1, -1)
+        return add_offset(depthwise_conv2d(x, kernel[None]), bias.reshape(1, 1, 1, -1))
 
 
 def parallel_attention(x: Array, channel_attention: nn.Module | None, shifted: bool) -> Array:

@@ -40,10 +40,18 @@ def bias_init(fan_in: int) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def mix_channels(x: Array, matrix: Array) -> Array:
+    """x [..., I] @ matrix [I, O]: [..., O].
+
+    As one product of matrices: for the gradient of one with more axes XLA turns x round, in a slow loop.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
 def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Cross-correlation of x [B, H, W, I] with kernel [k, k, I, O], zeros outside."""
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return mix_channels(x[:, ::stride, ::stride], kernel[0, 0])
     # Padded by hand: on CPU the gradient of the kernel then takes a quarter less time, the rest the same.
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     if x.dtype == jnp.float64:
@@ -72,7 +80,7 @@ def upsample_conv2d(x: Array, kernel: Array) -> Array:
     the direct form's.
     """
     if kernel.shape[0] == 1:  # one phase; the others stay zero
-        return lax.pad(x @ kernel[0, 0], jnp.zeros((), x.dtype), ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
+        return lax.pad(mix_channels(x, kernel[0, 0]), jnp.zeros((), x.dtype), ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
     phases = conv2d(x, _phase_kernel(kernel), 1, ((0, 1), (0, 1)))
     batch, height, width, features = phases.shape
     phases = phases.reshape(batch, height, width, 2, 2, features // 4)
@@ -89,6 +97,77 @@ def _phase_kernel(kernel: Array) -> Array:
         1, 3, 4, 0, 2, 5
     )  # [phase, tap, phase, tap, I, O] -> [tap, tap, I, phase, phase, O]
     return kernel.reshape(2, 2, axes[0], 4 * axes[1])
+
+
+@jax.custom_vjp
+def pool(x: Array, rows: Array, columns: Array) -> Array:
+    """Weighted sums of x [..., H, W, C] over pixels: with weights [J, H] and [K, W], [..., J, K, C].
+
+    As batched products: on a CPU in a third of the time of XLA's reductions or less, and closer to the sum.
+    The weights are constants and get no gradient.
+    """
+    by_row = _batched_product(columns, x)  # [..., H, K, C]
+    channels = by_row.shape[-2:]
+    return _batched_product(rows, by_row.reshape(*by_row.shape[:-2], -1)).reshape(*x.shape[:-3], -1, *channels)
+
+
+@jax.custom_batching.custom_vmap
+def _batched_product(matrix: Array, x: Array) -> Array:
+    """matrix [K, N] times x [..., N, M]. A copy of the matrix for each: else XLA would turn x round for one."""
+    axis, batch = x.ndim - 2, tuple(range(x.ndim - 2))
+    copies = jnp.broadcast_to(matrix, (*x.shape[:-2], *matrix.shape))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    dimensions = ((axis + 1,), (axis,)), (batch, batch)
+    return lax.dot_general(copies, x, dimensions, "highest", wide).astype(x.dtype)
+
+
+@_batched_product.def_vmap
+def _more_batched_product(_: int, batched: list, matrix: Array, x: Array) -> tuple[Array, bool]:
+    del batched  # x alone, at the front
+    return _batched_product(matrix, x), True
+
+
+def _pool_forward(x: Array, rows: Array, columns: Array) -> tuple[Array, tuple[Array, Array]]:
+    return pool(x, rows, columns), (rows, columns)
+
+
+def _pool_backward(weights: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
+    rows, columns = weights
+    by_row = sum(column[:, None] * gradient[..., k, None, :] for k, column in enumerate(columns))
+    by_pixel: Any = sum(row[:, None, None] * by_row[..., k, None, :, :] for k, row in enumerate(rows))
+    return by_pixel, None, None
+
+
+pool.defvjp(_pool_forward, _pool_backward)
+
+
+def sum_over_pixels(x: Array) -> Array:
+    """Sums of x [..., H, W, C] over H and W: [..., C]; on a CPU by `pool`."""
+
+    def pooled(x: Array) -> Array:
+        ones = (jnp.ones((1, n), x.dtype) for n in x.shape[-3:-1])
+        return pool(x, *ones)[..., 0, 0, :]
+
+    return lax.platform_dependent(x, cpu=pooled, default=lambda x: jnp.sum(x, (-3, -2)))
+
+
+@jax.custom_vjp
+def add_offset(x: Array, offset: Array) -> Array:
+    """x [B, H, W, C] + offset [B or 1, 1, 1, C]; the gradient of the offset is `sum_over_pixels`."""
+    return x + offset
+
+
+def _add_offset_forward(x: Array, offset: Array) -> tuple[Array, Array]:
+    return add_offset(x, offset), offset
+
+
+def _add_offset_backward(offset: Array, gradient: Array) -> tuple[Array, Array]:
+    sums = sum_over_pixels(gradient)
+    sums = sums if offset.shape[0] == gradient.shape[0] else jnp.sum(sums, 0, keepdims=True)
+    return gradient, sums.reshape(offset.shape)
+
+
+add_offset.defvjp(_add_offset_forward, _add_offset_backward)
 
 
 @jax.custom_vjp
@@ -124,11 +203,12 @@ def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arr
 
 def _depthwise_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    size, axes = kernel.shape[1], (1, 2) if kernel.shape[0] == x.shape[0] else (0, 1, 2)
+    size, per_image = kernel.shape[1], kernel.shape[0] == x.shape[0]
     padded = _pad_sides(x, size // 2)
 
     def tap(shift: Array) -> Array:
-        return jnp.sum(lax.dynamic_slice(padded, (0, *shift, 0), x.shape) * gradient, axes)
+        sums = sum_over_pixels(lax.dynamic_slice(padded, (0, *shift, 0), x.shape) * gradient)
+        return sums if per_image else jnp.sum(sums, 0)
 
     rows, columns = jnp.divmod(jnp.arange(size * size), size)
     taps = lax.map(tap, (rows, columns))  # [k*k, B, C] or [k*k, C]
@@ -155,7 +235,7 @@ class Conv(nn.Module):
         if not self.use_bias:
             return x_out
         bias = param(self, "bias", bias_init(size * size * x.shape[-1]), (self.features,))
-        return x_out + jnp.asarray(bias, x.dtype).reshape(1, 1, 1, -1)
+        return add_offset(x_out, jnp.asarray(bias, x.dtype).reshape(1, 1, 1, -1))
 
 
 class UpsampleConv(nn.Module):
@@ -171,7 +251,7 @@ class UpsampleConv(nn.Module):
         init = bias_init(size * size * self.features)
         kernel = param(self, "kernel", init, (size, size, x.shape[-1], self.features))
         bias = param(self, "bias", init, (self.features,))
-        return upsample_conv2d(x, kernel.astype(x.dtype)) + bias.astype(x.dtype).reshape(1, 1, 1, -1)
+        return add_offset(upsample_conv2d(x, kernel.astype(x.dtype)), bias.astype(x.dtype).reshape(1, 1, 1, -1))
 
 
 @jax.custom_vjp
@@ -210,7 +290,7 @@ class GDN(nn.Module):
         gamma = param(self, "gamma", lambda _: jnp.sqrt(0.1 * jnp.eye(channels) + PEDESTAL))
         beta = lower_bound(beta, (BETA_MIN + PEDESTAL) ** 0.5) ** 2 - PEDESTAL
         gamma = lower_bound(gamma, PEDESTAL**0.5) ** 2 - PEDESTAL
-        norm = jnp.square(x) @ gamma.astype(x.dtype) + beta.astype(x.dtype).reshape(1, 1, 1, -1)
+        norm = add_offset(mix_channels(jnp.square(x), gamma.astype(x.dtype)), beta.astype(x.dtype).reshape(1, 1, 1, -1))
         return x * jnp.sqrt(norm) if self.inverse else x * lax.rsqrt(norm)
 
 
