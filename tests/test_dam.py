@@ -8,7 +8,8 @@ import pytest
 from scipy.special import erf
 
 from ltchm_jax.model import dam
-from ltchm_jax.model.dam import DAM, BatchNorm, IDConv, ResidualUnit, adaptive_average_pool, pooling_bins
+from ltchm_jax.model.dam import DAM, BatchNorm, IDConv, ResidualUnit
+from ltchm_jax.model.pooling import pooling_bins
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -28,30 +29,6 @@ def scrambled(variables: dict, seed: int = 9) -> dict:
 
 def assert_trees_close(got: dict, want: dict) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
-
-
-@pytest.mark.parametrize(
-    ("size", "want"),
-    [
-        (128, [(0, 43), (42, 86), (85, 128)]),
-        (64, [(0, 22), (21, 43), (42, 64)]),
-        (32, [(0, 11), (10, 22), (21, 32)]),
-        (16, [(0, 6), (5, 11), (10, 16)]),
-        (3, [(0, 1), (1, 2), (2, 3)]),
-        (2, [(0, 1), (0, 2), (1, 2)]),
-    ],
-)
-def test_pooling_bins(size, want):
-    assert [(cells.start, cells.stop) for cells in pooling_bins(size, 3)] == want
-    assert pooling_bins(size, 1) == [slice(0, size)]
-
-
-def test_adaptive_pooling_averages_each_cell():
-    x = normal(0, 2, 16, 7, 3)
-    got = adaptive_average_pool(x, 3)
-    for i, rows in enumerate(pooling_bins(16, 3)):
-        for j, columns in enumerate(pooling_bins(7, 3)):
-            np.testing.assert_allclose(got[:, i, j], x[:, rows, columns].mean((1, 2)), atol=1e-6)
 
 
 def project(pooled: np.ndarray, params: dict, stats: dict | None) -> np.ndarray:

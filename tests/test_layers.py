@@ -87,6 +87,32 @@ def depthwise_by_lax(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.concatenate(samples)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 7, 9, 2), (1, 1, 2, 1)])
+def test_downsampling_and_its_gradients_equal_lax(shape):
+    x, kernel = normal(0, *shape), normal(1, 3, 3, shape[-1], 4)
+
+    def plain(x, kernel):
+        return layers.conv2d(x, kernel, 2, layers.SAME)
+
+    want, derived = jax.vjp(plain, x, kernel)
+    got, pull = jax.vjp(layers.downsample_conv2d, x, kernel)
+    np.testing.assert_array_equal(got, want)
+    for a, b in zip(pull(want), derived(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_gradient_of_an_offset_is_a_sum_over_pixels(samples):
+    x, gradient = normal(0, 3, 5, 4, 2), normal(1, 3, 5, 4, 2)
+    offset = normal(2, samples, 1, 1, 2)
+    got, pull = jax.vjp(layers.add_offset, x, offset)
+    np.testing.assert_array_equal(got, x + offset)
+    of_x, of_offset = pull(gradient)
+    np.testing.assert_array_equal(of_x, gradient)
+    axes = (1, 2) if samples == 3 else (0, 1, 2)
+    np.testing.assert_allclose(of_offset, gradient.sum(axes, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("size", "kernels"), [(1, 2), (3, 2), (3, 1), (7, 1)])
 def test_depthwise_and_its_gradients_equal_lax(size, kernels, dtype):

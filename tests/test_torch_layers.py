@@ -17,7 +17,7 @@ import torch_reference as twin  # noqa: E402
 
 from ltchm_jax.entropy.wavefront import float64  # noqa: E402
 from ltchm_jax.interop import export_state, import_state  # noqa: E402
-from ltchm_jax.model import LTCHM, dam, layers  # noqa: E402
+from ltchm_jax.model import LTCHM, dam, layers, pooling  # noqa: E402
 from ltchm_jax.model.dam import IDConv  # noqa: E402
 from ltchm_jax.model.hpham import layer_norm  # noqa: E402
 from ltchm_jax.parity.reference_table import _IDCONV, LAYOUTS  # noqa: E402
@@ -74,7 +74,7 @@ def test_depthwise_convolution(kernel):
 @pytest.mark.parametrize("bins", [1, 3])
 def test_adaptive_pooling(size, bins):
     x = normal(0, 2, *size, 3)
-    assert_close(dam.adaptive_average_pool(x, bins), nhwc(F.adaptive_avg_pool2d(nchw(x), bins)))
+    assert_close(pooling.adaptive_average_pool(x, bins), nhwc(F.adaptive_avg_pool2d(nchw(x), bins)))
 
 
 def test_exact_gelu_layer_norm_and_leaky_relu():

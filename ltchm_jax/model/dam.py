@@ -5,32 +5,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from ltchm_jax.model.layers import Array, Conv, add_offset, depthwise_conv2d, param, pool
+from ltchm_jax.model.layers import Array, Conv, add_offset, depthwise_conv2d, param
+from ltchm_jax.model.pooling import adaptive_average_pool
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
-
-
-def pooling_bins(size: int, bins: int) -> list[slice]:
-    """Adaptive pooling of one axis: bin i covers floor(i*n/K)..ceil((i+1)*n/K); they may overlap."""
-    return [slice(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
-
-
-def adaptive_average_pool(x: Array, bins: int) -> Array:
-    """Averages of x [B, H, W, C] over bins x bins cells that cover it: [B, bins, bins, C]."""
-    rows, columns = (jnp.asarray(bin_weights(size, bins), x.dtype) for size in x.shape[1:3])
-    return pool(x, rows, columns)
-
-
-def bin_weights(size: int, bins: int) -> np.ndarray:
-    """float64 [bins, size]: what each place along an axis counts in the average of each bin."""
-    weights = np.zeros((bins, size))
-    for row, cells in zip(weights, pooling_bins(size, bins), strict=True):
-        row[cells] = 1 / (cells.stop - cells.start)
-    return weights
 
 
 class BatchNorm(nn.Module):

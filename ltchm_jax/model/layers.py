@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ltchm_jax.model.pooling import sum_over_pixels
+
 Array = jax.Array
 Initializer = Callable[..., Array]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+SAME: Padding = ((1, 1), (1, 1))  # of a 3x3 kernel
 SLOPE = 0.01  # of LeakyReLU
 leaky_relu = functools.partial(nn.leaky_relu, negative_slope=SLOPE)
 
@@ -80,11 +83,38 @@ def upsample_conv2d(x: Array, kernel: Array) -> Array:
     the direct form's.
     """
     if kernel.shape[0] == 1:  # one phase; the others stay zero
-        return lax.pad(mix_channels(x, kernel[0, 0]), jnp.zeros((), x.dtype), ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
+        return lax.pad(
+            mix_channels(x, kernel[0, 0]),
+            jnp.zeros((), x.dtype),
+            ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)),
+        )
     phases = conv2d(x, _phase_kernel(kernel), 1, ((0, 1), (0, 1)))
     batch, height, width, features = phases.shape
     phases = phases.reshape(batch, height, width, 2, 2, features // 4)
     return phases.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, features // 4)
+
+
+@jax.custom_vjp
+def downsample_conv2d(x: Array, kernel: Array) -> Array:
+    """3x3 convolution with stride 2 and zeros outside, of x [B, H, W, I], to [B, ceil(H/2), ceil(W/2), O].
+
+    The gradient of x is `upsample_conv2d` of the flipped kernel: no product with a zero in between.
+    """
+    return conv2d(x, kernel, 2, SAME)
+
+
+def _downsample_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return downsample_conv2d(x, kernel), (x, kernel)
+
+
+def _downsample_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    (of_kernel,) = jax.vjp(lambda kernel: conv2d(x, kernel, 2, SAME), kernel)[1](gradient)
+    of_x = upsample_conv2d(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    return of_x[:, : x.shape[1], : x.shape[2]], of_kernel
+
+
+downsample_conv2d.defvjp(_downsample_forward, _downsample_backward)
 
 
 def _phase_kernel(kernel: Array) -> Array:
@@ -97,58 +127,6 @@ def _phase_kernel(kernel: Array) -> Array:
         1, 3, 4, 0, 2, 5
     )  # [phase, tap, phase, tap, I, O] -> [tap, tap, I, phase, phase, O]
     return kernel.reshape(2, 2, axes[0], 4 * axes[1])
-
-
-@jax.custom_vjp
-def pool(x: Array, rows: Array, columns: Array) -> Array:
-    """Weighted sums of x [..., H, W, C] over pixels: with weights [J, H] and [K, W], [..., J, K, C].
-
-    As batched products: on a CPU in a third of the time of XLA's reductions or less, and closer to the sum.
-    The weights are constants and get no gradient.
-    """
-    by_row = _batched_product(columns, x)  # [..., H, K, C]
-    channels = by_row.shape[-2:]
-    return _batched_product(rows, by_row.reshape(*by_row.shape[:-2], -1)).reshape(*x.shape[:-3], -1, *channels)
-
-
-@jax.custom_batching.custom_vmap
-def _batched_product(matrix: Array, x: Array) -> Array:
-    """matrix [K, N] times x [..., N, M]. A copy of the matrix for each: else XLA would turn x round for one."""
-    axis, batch = x.ndim - 2, tuple(range(x.ndim - 2))
-    copies = jnp.broadcast_to(matrix, (*x.shape[:-2], *matrix.shape))
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    dimensions = ((axis + 1,), (axis,)), (batch, batch)
-    return lax.dot_general(copies, x, dimensions, "highest", wide).astype(x.dtype)
-
-
-@_batched_product.def_vmap
-def _more_batched_product(_: int, batched: list, matrix: Array, x: Array) -> tuple[Array, bool]:
-    del batched  # x alone, at the front
-    return _batched_product(matrix, x), True
-
-
-def _pool_forward(x: Array, rows: Array, columns: Array) -> tuple[Array, tuple[Array, Array]]:
-    return pool(x, rows, columns), (rows, columns)
-
-
-def _pool_backward(weights: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
-    rows, columns = weights
-    by_row = sum(column[:, None] * gradient[..., k, None, :] for k, column in enumerate(columns))
-    by_pixel: Any = sum(row[:, None, None] * by_row[..., k, None, :, :] for k, row in enumerate(rows))
-    return by_pixel, None, None
-
-
-pool.defvjp(_pool_forward, _pool_backward)
-
-
-def sum_over_pixels(x: Array) -> Array:
-    """Sums of x [..., H, W, C] over H and W: [..., C]; on a CPU by `pool`."""
-
-    def pooled(x: Array) -> Array:
-        ones = (jnp.ones((1, n), x.dtype) for n in x.shape[-3:-1])
-        return pool(x, *ones)[..., 0, 0, :]
-
-    return lax.platform_dependent(x, cpu=pooled, default=lambda x: jnp.sum(x, (-3, -2)))
 
 
 @jax.custom_vjp
@@ -231,7 +209,11 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         size = self.kernel_size
         kernel = param(self, "kernel", kernel_init, (size, size, x.shape[-1], self.features))
-        x_out = conv2d(x, kernel.astype(x.dtype), self.stride, ((size // 2, size // 2),) * 2)
+        kernel = kernel.astype(x.dtype)
+        if (size, self.stride) == (3, 2):
+            x_out = downsample_conv2d(x, kernel)
+        else:
+            x_out = conv2d(x, kernel, self.stride, ((size // 2, size // 2),) * 2)
         if not self.use_bias:
             return x_out
         bias = param(self, "bias", bias_init(size * size * x.shape[-1]), (self.features,))
@@ -251,7 +233,9 @@ class UpsampleConv(nn.Module):
         init = bias_init(size * size * self.features)
         kernel = param(self, "kernel", init, (size, size, x.shape[-1], self.features))
         bias = param(self, "bias", init, (self.features,))
-        return add_offset(upsample_conv2d(x, kernel.astype(x.dtype)), bias.astype(x.dtype).reshape(1, 1, 1, -1))
+        return add_offset(
+            upsample_conv2d(x, kernel.astype(x.dtype)), bias.astype(x.dtype).reshape(1, 1, 1, -1)
+        )
 
 
 @jax.custom_vjp
@@ -290,7 +274,9 @@ class GDN(nn.Module):
         gamma = param(self, "gamma", lambda _: jnp.sqrt(0.1 * jnp.eye(channels) + PEDESTAL))
         beta = lower_bound(beta, (BETA_MIN + PEDESTAL) ** 0.5) ** 2 - PEDESTAL
         gamma = lower_bound(gamma, PEDESTAL**0.5) ** 2 - PEDESTAL
-        norm = add_offset(mix_channels(jnp.square(x), gamma.astype(x.dtype)), beta.astype(x.dtype).reshape(1, 1, 1, -1))
+        norm = add_offset(
+            mix_channels(jnp.square(x), gamma.astype(x.dtype)), beta.astype(x.dtype).reshape(1, 1, 1, -1)
+        )
         return x * jnp.sqrt(norm) if self.inverse else x * lax.rsqrt(norm)
 
 
