@@ -140,9 +140,13 @@ def _add_offset_forward(x: Array, offset: Array) -> tuple[Array, Array]:
 
 
 def _add_offset_backward(offset: Array, gradient: Array) -> tuple[Array, Array]:
-    sums = sum_over_pixels(gradient)
-    sums = sums if offset.shape[0] == gradient.shape[0] else jnp.sum(sums, 0, keepdims=True)
-    return gradient, sums.reshape(offset.shape)
+    return gradient, _sum_for(offset.shape[0], gradient).reshape(offset.shape)
+
+
+def _sum_for(count: int, x: Array) -> Array:
+    """Sums of x [B, H, W, C] for each of `count` parameters, one an image or 1 for all: [count, C]."""
+    sums = sum_over_pixels(x)
+    return sums if count == x.shape[0] else jnp.sum(sums, 0, keepdims=True)
 
 
 add_offset.defvjp(_add_offset_forward, _add_offset_backward)
@@ -181,16 +185,15 @@ def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arr
 
 def _depthwise_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    size, per_image = kernel.shape[1], kernel.shape[0] == x.shape[0]
+    count, size = kernel.shape[:2]
     padded = _pad_sides(x, size // 2)
 
     def tap(shift: Array) -> Array:
-        sums = sum_over_pixels(lax.dynamic_slice(padded, (0, *shift, 0), x.shape) * gradient)
-        return sums if per_image else jnp.sum(sums, 0)
+        return _sum_for(count, lax.dynamic_slice(padded, (0, *shift, 0), x.shape) * gradient)
 
     rows, columns = jnp.divmod(jnp.arange(size * size), size)
-    taps = lax.map(tap, (rows, columns))  # [k*k, B, C] or [k*k, C]
-    kernel_gradient = jnp.moveaxis(taps.reshape(size, size, -1, x.shape[-1]), 2, 0)
+    taps = lax.map(tap, (rows, columns))  # [k*k, B or 1, C]
+    kernel_gradient = jnp.moveaxis(taps.reshape(size, size, count, -1), 2, 0)
     return depthwise_conv2d(gradient, kernel[:, ::-1, ::-1]), kernel_gradient
 
 
