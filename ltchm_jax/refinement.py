@@ -81,19 +81,6 @@ def by_tile(losses: jax.Array) -> jax.Array:
     return sums.repeat(TILE, 1).repeat(TILE, 2)[:, :height, :width]
 
 
-def kept(search: Search, losses: jax.Array) -> Search:
-    """The search once what it was to try next has these losses, bits [1, h, w]."""
-    y_hat, loss, tile_loss = search.y_hat, jnp.sum(losses), by_tile(losses)
-    better, falls = loss < search.least, tile_loss < search.tile_least
-    return Search(
-        y_hat,
-        best=jnp.where(better, y_hat, search.best),
-        least=jnp.where(better, loss, search.least),
-        tiles=jnp.where(falls[..., None], y_hat, search.tiles),
-        tile_least=jnp.where(falls, tile_loss, search.tile_least),
-    )
-
-
 class Refiner:
     """Refines latents of one model; functions compile once for each shape of block.
 
@@ -104,8 +91,7 @@ class Refiner:
     def __init__(self, model: Model) -> None:
         self._model, self._mixture = LTCHM(model.config), model.config.mixture
         self._lmbdas = trained_lmbdas(model)
-        self._start = jax.jit(self._begin)
-        self._move, self._look = jax.jit(self._pass), jax.jit(self._judge)
+        self._start, self._move = jax.jit(self._begin), jax.jit(self._pass)
 
     def refine(
         self, variables: dict, pixels: np.ndarray, inside: tuple[int, int], quality: np.ndarray, effort: int
@@ -124,11 +110,10 @@ class Refiner:
         counted = np.zeros((1, *pixels.shape[:2], 1), np.float32)
         counted[:, : inside[0], : inside[1]] = 1
         problem, search = self._start(variables, pixels, counted, quality)
-        for i in range(effort):
+        for i in range(effort + 1):  # the last only looks at what the one before made
             search = self._move(variables, problem, search, np.int32(i))
-        search = self._look(variables, problem, search)  # at what the last pass made
         joined = search._replace(y_hat=search.tiles)  # next to one another as they have not been tried
-        search = self._look(variables, problem, joined)
+        search = self._move(variables, problem, joined, np.int32(effort))
         return search.best[0].astype(jnp.int32), problem.z_hat[0].astype(jnp.int32)
 
     def _begin(
@@ -150,16 +135,17 @@ class Refiner:
     def _pass(self, variables: dict, problem: Problem, search: Search, number: jax.Array) -> Search:
         y_hat = search.y_hat
         losses, gains, directions = self.expected(variables, problem, y_hat)
+        loss, tile_loss = jnp.sum(losses), by_tile(losses)
+        better, falls = loss < search.least, tile_loss < search.tile_least
         chosen = jax.random.uniform(jax.random.fold_in(jax.random.key(1), number), y_hat.shape) < SHARE
         chosen &= gains > jnp.maximum(LAST_GAIN, FIRST_GAIN * FALL**number)
-        moved = jnp.clip(y_hat + chosen * directions, -SYMBOL_LIMIT, SYMBOL_LIMIT)
-        return kept(search, losses)._replace(y_hat=moved)
-
-    def _judge(self, variables: dict, problem: Problem, search: Search) -> Search:
-        y_hat = search.y_hat
-        _, errors = self._error(y_hat, variables, problem)
-        _, mixture = self._rate(y_hat, y_hat, variables, problem)
-        return kept(search, errors + jnp.sum(symbol_bits(y_hat, mixture, self._mixture), -1))
+        return Search(
+            y_hat=jnp.clip(y_hat + chosen * directions, -SYMBOL_LIMIT, SYMBOL_LIMIT),
+            best=jnp.where(better, y_hat, search.best),
+            least=jnp.where(better, loss, search.least),
+            tiles=jnp.where(falls[..., None], y_hat, search.tiles),
+            tile_least=jnp.where(falls, tile_loss, search.tile_least),
+        )
 
     def expected(
         self, variables: dict, problem: Problem, y_hat: jax.Array
