@@ -124,13 +124,17 @@ def metadata(found):
     m = SimpleNamespace(text={}, tiff=[], icc=icc.data, exif=exif.data)
     while text.left():
         key, value = text.counted(), text.counted()
-        try:
-            m.text[key.decode()] = value.decode()
-        except UnicodeDecodeError:
-            need(False, "text")
+        need(key not in m.text and len(m.text) < 4096, "text keys")
+        m.text[key] = value
+    try:
+        m.text = {key.decode(): value.decode() for key, value in m.text.items()}
+    except UnicodeDecodeError:
+        need(False, "text")
     while tiff.left():
         m.tiff.append((tiff.varint(), tiff.varint(), tiff.counted()))
         need(max(m.tiff[-1][:2]) < 65536, "TIFF tag")
+        need(len(m.tiff) <= 4096, "TIFF tags")
+    need(len({tag for tag, _, _ in m.tiff}) == len(m.tiff), "TIFF tag again")
     return m
 
 

@@ -262,7 +262,10 @@ def contents(draw) -> tuple:
     tag = st.builds(bs.TiffTag, st.integers(0, 65535), st.integers(0, 65535), st.binary(max_size=9))
     text = st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=3)
     metadata = bs.Metadata(
-        draw(text), draw(st.binary(max_size=5)), b"", tuple(draw(st.lists(tag, max_size=3)))
+        draw(text),
+        draw(st.binary(max_size=5)),
+        b"",
+        tuple(draw(st.lists(tag, max_size=3, unique_by=lambda t: t.number))),
     )
     size = sides[0] * sides[1]
     alpha = (draw(st.binary(min_size=1, max_size=3)) * size)[:size] if layout.has_alpha else None

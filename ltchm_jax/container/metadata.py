@@ -1,14 +1,16 @@
 """What travels with a picture besides its pixels, and how a stream stores it. Standard library only."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import NamedTuple
 
 from ltchm_jax.container.wire import Cursor, Malformed, counted, inflate, varint
 
-MAX_BYTES = 1 << 24  # of one kind of metadata, inflated: bounds what a small stream can make a reader hold
+# Of one kind of metadata, inflated: both bound what a small stream can make a reader hold.
+MAX_BYTES = 1 << 24
+MAX_ENTRIES = 4096  # a parsed entry takes a hundred bytes and more, however short it is
 
 TEXT, ICC, EXIF, TIFF = b"t", b"i", b"e", b"g"  # chunk types: lower case, so a reader may skip them
 
@@ -32,10 +34,11 @@ class Metadata:
     """Everything but pixels; all of it may be empty.
 
     Attributes:
-      text: free keys and values.
+      text: free keys and values, at most `MAX_ENTRIES`.
       icc: an ICC colour profile.
       exif: an EXIF block as in a JPEG file, from `Exif\\0\\0` on.
-      tiff: directory entries to write back to a TIFF file, georeferencing among them.
+      tiff: directory entries to write back to a TIFF file, georeferencing among them; each number once, at
+        most `MAX_ENTRIES`.
     """
 
     text: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +53,7 @@ class Metadata:
         """Chunk types and bodies, for the kinds that are there.
 
         Raises:
-          Malformed: a kind has more than `MAX_BYTES`.
+          Malformed: a kind has more than `MAX_BYTES` or `MAX_ENTRIES`, or a TIFF tag is there twice.
         """
         kinds = (
             (TEXT, _text_bytes(self.text)),
@@ -90,34 +93,47 @@ def _inflated(body: bytes) -> bytes:
     return inflate(cursor.take(cursor.remaining, "metadata"), size, "metadata")
 
 
+def _check_keys(keys: Sequence[str] | Sequence[int], what: str) -> None:
+    if len(keys) > MAX_ENTRIES:
+        raise Malformed(
+            f"metadata has at most {MAX_ENTRIES} {what}s, got {len(keys)} or more: write fewer of them"
+        )
+    if len(set(keys)) < len(keys):
+        raise Malformed(f"metadata has each {what} once, got one again: write it once")
+
+
 def _text_bytes(text: Mapping[str, str]) -> bytes:
+    _check_keys(list(text), "text key")
     return b"".join(counted(part.encode()) for pair in text.items() for part in pair)
 
 
 def _parse_text(plain: bytes) -> dict[str, str]:
-    cursor, text = Cursor(BytesIO(plain), len(plain)), {}
-    while cursor.remaining:
+    cursor, pairs = Cursor(BytesIO(plain), len(plain)), []
+    while cursor.remaining and len(pairs) <= MAX_ENTRIES:
         key, value = cursor.counted("text key"), cursor.counted("text value")
         try:
-            text[key.decode()] = value.decode()
+            pairs.append((key.decode(), value.decode()))
         except UnicodeDecodeError:
             raise Malformed(
                 "text metadata must be UTF-8, got bytes that are not: the stream is damaged"
             ) from None
-    return text
+    _check_keys([key for key, _ in pairs], "text key")
+    return dict(pairs)
 
 
 def _tiff_bytes(tags: tuple[TiffTag, ...]) -> bytes:
+    _check_keys([tag.number for tag in tags], "TIFF tag")
     return b"".join(varint(tag.number) + varint(tag.kind) + counted(tag.data) for tag in tags)
 
 
 def _parse_tiff(plain: bytes) -> tuple[TiffTag, ...]:
     cursor, tags = Cursor(BytesIO(plain), len(plain)), []
-    while cursor.remaining:
+    while cursor.remaining and len(tags) <= MAX_ENTRIES:
         number, kind = cursor.varint("TIFF tag number"), cursor.varint("TIFF tag type")
         if number >= 2**16 or kind >= 2**16:
             raise Malformed(
                 f"TIFF tags and types are below 65536, got {number} and {kind}: the stream is damaged"
             )
         tags.append(TiffTag(number, kind, cursor.counted("TIFF tag")))
+    _check_keys([tag.number for tag in tags], "TIFF tag")
     return tuple(tags)
