@@ -108,7 +108,8 @@ def _text_bytes(text: Mapping[str, str]) -> bytes:
 
 
 def _parse_text(plain: bytes) -> dict[str, str]:
-    cursor, pairs = Cursor(BytesIO(plain), len(plain)), []
+    cursor = Cursor(BytesIO(plain), len(plain))
+    pairs: list[tuple[str, str]] = []
     while cursor.remaining and len(pairs) <= MAX_ENTRIES:
         key, value = cursor.counted("text key"), cursor.counted("text value")
         try:
@@ -127,7 +128,8 @@ def _tiff_bytes(tags: tuple[TiffTag, ...]) -> bytes:
 
 
 def _parse_tiff(plain: bytes) -> tuple[TiffTag, ...]:
-    cursor, tags = Cursor(BytesIO(plain), len(plain)), []
+    cursor = Cursor(BytesIO(plain), len(plain))
+    tags: list[TiffTag] = []
     while cursor.remaining and len(tags) <= MAX_ENTRIES:
         number, kind = cursor.varint("TIFF tag number"), cursor.varint("TIFF tag type")
         if number >= 2**16 or kind >= 2**16:
