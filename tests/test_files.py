@@ -76,6 +76,24 @@ class Standard:
         self.buffer = io.BytesIO(data)
 
 
+def test_a_pipe_that_has_a_name_can_be_sought():
+    reading, writing = os.pipe()
+    with open(writing, "wb") as pipe:
+        pipe.write(b"data")
+    with open(reading, "rb"), open_input(f"/dev/fd/{reading}") as file:
+        assert file.seek(2) == 2
+        assert file.read() == b"ta"
+        assert file.seek(0) == 0
+        assert file.read() == b"data"
+
+
+def test_a_file_is_not_read_ahead(tmp_path):
+    (tmp_path / "a").write_bytes(b"data")
+    with open_input(tmp_path / "a") as file:
+        assert file.name == str(tmp_path / "a")
+    assert file.closed
+
+
 def test_a_dash_is_standard_input_and_output(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", Standard(b"data"))

@@ -16,7 +16,7 @@ STANDARD = "-"
 
 @contextmanager
 def open_input(path: str | Path) -> Iterator[BinaryIO]:
-    """A file open for reading and seeking. Standard input is read into memory first.
+    """A file open for reading and seeking. Standard input, or a pipe, is read into memory first.
 
     Raises:
       OSError: it can't be opened.
@@ -25,7 +25,7 @@ def open_input(path: str | Path) -> Iterator[BinaryIO]:
         yield BytesIO(sys.stdin.buffer.read())
         return
     with open(path, "rb") as file:
-        yield file
+        yield file if file.seekable() else BytesIO(file.read())
 
 
 def check_folder(path: str | Path) -> None:
