@@ -48,6 +48,23 @@ def test_model_is_loaded_by_file_or_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == [(str(weights), 0), ("known", 0), ("known", 8), ("x", 8)]
 
 
+def test_a_file_of_a_model_may_have_equals_signs_in_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1e-4").mkdir()
+    for name in ("lr=1e-4/m", "m"):
+        Path(name).write_bytes(b"")
+    found = {
+        "lr=1e-4/m": ("", "lr=1e-4/m"),
+        "mine=lr=1e-4/m": ("mine", "lr=1e-4/m"),
+        "lr=1e-4=m": ("lr=1e-4", "m"),
+        "mine=known": ("mine", "known"),
+        "known": ("", "known"),
+    }
+    assert {spec: contenders._curve_and_source(spec) for spec in found} == found
+
+
 def test_gather_skips_what_is_missing_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found, skipped = contenders.gather([], ["webp", "bpg", "webp"], wide=False)

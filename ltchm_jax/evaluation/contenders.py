@@ -75,14 +75,15 @@ def baseline(name: str, wide: bool) -> Contender:
 def model(spec: str, qualities: Sequence[float] = (), effort: int = 0) -> Contender:
     """A model named `MODEL` or `CURVE=MODEL`, MODEL being what `Codec.load` takes: a file or a known name.
 
-    A single-rate model is one point; those given the same CURVE form one curve. With an effort CURVE says so.
+    A file may have `=` in its path. A single-rate model is one point; those given the same CURVE form one
+    curve. With an effort CURVE says so.
 
     Raises:
         ValueError: the model can't be loaded, or not with this effort.
     """
     from ltchm_jax.codec import Codec as Ltchm  # here, for it needs TensorFlow and the baselines do not
 
-    curve, _, source = spec.rpartition("=")
+    curve, source = _curve_and_source(spec)
     codec = Ltchm.load(source, effort=effort)
     curve = f"{curve or codec.name} effort {effort}" if effort else curve
     return of_codec(codec, curve, _file_digest(source), qualities)
@@ -149,6 +150,13 @@ def check_distinct(contenders: Sequence[Contender]) -> None:
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, its kind where it has none."""
     return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+
+
+def _curve_and_source(spec: str) -> tuple[str, str]:
+    """CURVE and MODEL: the longest MODEL that is a file, else what follows the last `=`. CURVE may be ''."""
+    parts = spec.split("=")
+    splits = [("=".join(parts[:i]), "=".join(parts[i:])) for i in range(len(parts))]
+    return next((split for split in splits if Path(split[1]).is_file()), splits[-1])
 
 
 def _file_digest(source: str) -> str:
