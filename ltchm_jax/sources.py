@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ltchm_jax.imagery.images import ImageError, read_image
+from ltchm_jax.imagery.images import SUFFIXES, ImageError, is_picture, read_image
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 TENTHS = {"train": range(8), "validation": (8,), "test": (9,)}
 
 
@@ -56,13 +55,13 @@ def split_of(name: str) -> str:
 
 
 def images_below(folder: str | Path, field: str) -> tuple[Path, list[Path]]:
-    """The folder, and all images in it by their endings, sorted; `field` is what names it."""
+    """The folder, and all images in it by `is_picture`, sorted; `field` is what names it."""
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"The data folder must exist, got {str(root)!r}; set --config.data.{field}=DIR.")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(filter(is_picture, root.rglob("*")))
     if not paths:
-        suffixes = ", ".join(sorted(SUFFIXES))
+        suffixes = ", ".join(SUFFIXES)
         raise DataError(f"The data folder must hold images ({suffixes}); {str(root)!r} holds none.")
     return root, paths
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ltchm_jax.evaluation.pictures import list_pictures
 from ltchm_jax.sources import DataError, DotaSource, FolderSource, Tolerant, fit_bands, split_of
 
 SPLITS = [
@@ -42,6 +43,15 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
     ]
     for i in range(4):
         np.testing.assert_array_equal(source[i], ramp(4, 5))
+
+
+def test_folders_and_hidden_files_are_no_images_whatever_their_names(tmp_path):
+    for name in ("a.png", "._a.png", ".b.png", "c.txt"):
+        Image.fromarray(ramp(4, 5)).save(tmp_path / name, "PNG")
+    (tmp_path / "tiles.tif").mkdir()
+    Image.fromarray(ramp(4, 5)).save(tmp_path / "tiles.tif" / "d.png")
+    found = [path.relative_to(tmp_path).as_posix() for path in FolderSource(tmp_path).paths]
+    assert found == ["a.png", "tiles.tif/d.png"] == [p.name for p in list_pictures([tmp_path])[0]]
 
 
 def only(folder, pixels: np.ndarray | Image.Image, name: str = "x.png") -> FolderSource:

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ltchm_jax.container.header import Layout
-from ltchm_jax.imagery.images import ImageError, read_image
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+from ltchm_jax.imagery.images import SUFFIXES, ImageError, is_picture, read_image
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def list_pictures(folders: Sequence[str | Path]) -> tuple[list[Picture], list[st
         seen[dataset] = folder
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = _printable(path.relative_to(folder).as_posix())
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if is_picture(path):
                 pictures.append(Picture(dataset, name, path))
             else:
                 others.append(f"{dataset}/{name}")

@@ -29,6 +29,7 @@ from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.files import atomic_write, check_folder, open_input
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 MODES |= {"CMYK": "RGB", "YCbCr": "RGB"}
@@ -69,6 +70,14 @@ class Image:
             )
         if self.layout is not Layout.BANDS and LAYOUTS.get(shape[2]) != self.layout:
             raise ImageError(f"layout {self.layout.label} can't have {shape[2]} bands: use layout bands")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path in a folder is a picture by its name: a file with one of `SUFFIXES`, not hidden.
+
+    Hidden are, among others, the `._name.png` that some systems put beside each file.
+    """
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read_image(path: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Image:
