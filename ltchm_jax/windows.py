@@ -60,7 +60,7 @@ def blur(image: jax.Array, taps: Taps) -> jax.Array:
 
 
 def moments(pair: jax.Array, taps: Taps) -> tuple[jax.Array, jax.Array]:
-    """Local statistics of a pair [2, H, W]: both means [2, H', W'], and (var x, var y, cov) [3, H', W'].
+    """Local statistics of pairs [2, ..., H, W]: means [2, ..., H', W'], (var x, var y, cov) [3, ..., H', W'].
 
     One axis at a time: the variance in a window is the mean of the variances of its lines plus the variance
     of their means. The mean of squares less the square of the mean would lose most float32 digits where an

@@ -28,6 +28,15 @@ def test_moments_are_those_of_the_window() -> None:
     assert np.asarray(spread)[:, 1, 2] == pytest.approx(expected, abs=1e-6)
 
 
+def test_moments_of_many_pairs_are_those_of_each() -> None:
+    pairs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 6, 7)).astype(np.float32))
+    mean, spread = windows.moments(pairs, (0.2,) * 5)
+    assert (mean.shape, spread.shape) == ((2, 3, 4, 2, 3), (3, 3, 4, 2, 3))
+    one_mean, one_spread = windows.moments(pairs[:, 1, 2], (0.2,) * 5)
+    np.testing.assert_allclose(mean[:, 1, 2], one_mean, atol=1e-6)
+    np.testing.assert_allclose(spread[:, 1, 2], one_spread, atol=1e-6)
+
+
 def test_spread_of_a_bright_flat_picture_is_nothing() -> None:
     _, spread = windows.moments(jnp.full((2, 20, 20), 250.7), windows.gaussian(11, 1.5))
     assert np.abs(np.asarray(spread)).max() < 1e-8
