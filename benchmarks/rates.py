@@ -18,6 +18,7 @@ from ltchm_jax.data import central_crops
 from ltchm_jax.losses import Losses, psnr, rate_distortion
 from ltchm_jax.model import LTCHM
 from ltchm_jax.model_file import Model, load_model
+from ltchm_jax.refinement import trained_lmbdas
 from ltchm_jax.sources import FolderSource
 
 BATCH = 8
@@ -28,11 +29,11 @@ def mean_losses(model: Model, crops: np.ndarray) -> list[Losses]:
 
     @jax.jit
     def losses(variables: dict, x: jax.Array, quality: jax.Array, lmbda: jax.Array) -> Losses:
-        output: Any = LTCHM(model.config).apply(variables, x, quality)
+        output: Any = LTCHM(model.config).apply(variables, x, quality if model.config.lmbdas else None)
         return rate_distortion(output, x, lmbda, model.config.mixture)
 
     rates = []
-    for quality, lmbda in enumerate(model.config.lmbdas):
+    for quality, lmbda in enumerate(trained_lmbdas(model)):
         rows = []
         for first in range(0, len(crops), BATCH):
             x = crops[first : first + BATCH] / np.float32(255)

@@ -53,7 +53,7 @@ class RunCheckpoints:
             raise CheckpointError(
                 f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
             ) from error
-        new = json.loads(text)
+        old, new = _fields(old), _fields(json.loads(text))
         known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field
         changed = sorted(name for name in known if old[name] != new[name])
         if changed:
@@ -90,6 +90,12 @@ class RunCheckpoints:
         self._manager.close()
 
 
+def _fields(config: dict[str, Any]) -> dict[str, Any]:
+    """Those of the configuration, and those of its data as `data.NAME`."""
+    data = config.get("data")
+    return config | {f"data.{name}": v for name, v in data.items()} if isinstance(data, dict) else config
+
+
 def _loss(metrics: dict[str, float]) -> float:
     return float(metrics["loss"])
 
@@ -98,6 +104,6 @@ def _loss(metrics: dict[str, float]) -> float:
 STATEFUL = frozenset(
     {
         "model", "seed", "lmbda", "distortion", "rounding", "batch_size", "accumulate", "schedule", "dtype",
-        "ema", "clip_value", "clip_norm",
+        "ema", "clip_value", "clip_norm", "data.crops_per_image",
     }
 )  # fmt: skip

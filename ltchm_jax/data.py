@@ -87,10 +87,14 @@ def training_batches(source: Source, config: Any, shard: int = 0, shards: int = 
 
 
 def validation_batches(source: Source, config: Any) -> list[np.ndarray]:
-    """Central crops of `config.data.validation_images` images, batches uint8 [B, crop, crop, bands]."""
-    crops, size = central_crops(source, config.data.validation_images, config.data.crop), config.batch_size
-    count = len(crops)
-    return [crops[i : i + size] for i in range(0, count - size + 1, size)] or [_filled(crops, size)]
+    """Central crops of `config.data.validation_images` images, batches uint8 [B, crop, crop, bands].
+
+    All batches have one size, at most `config.batch_size`; crops that it leaves over don't count, fewer than
+    there are batches.
+    """
+    crops = central_crops(source, config.data.validation_images, config.data.crop)
+    count = -(-len(crops) // config.batch_size)
+    return np.split(crops[: len(crops) // count * count], count)
 
 
 def central_crops(source: Source, count: int, size: int) -> np.ndarray:
@@ -103,8 +107,3 @@ def _central(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (max(0, (n - size) // 2) for n in image.shape[:2])
     image = image[top : top + size, left : left + size]
     return np.pad(image, ((0, size - image.shape[0]), (0, size - image.shape[1]), (0, 0)), "symmetric")
-
-
-def _filled(crops: np.ndarray, size: int) -> np.ndarray:
-    """Fewer images than a batch: repeated in turn."""
-    return np.stack([crops[i % len(crops)] for i in range(size)])

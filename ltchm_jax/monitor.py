@@ -124,13 +124,13 @@ def share_of_peak(config: Any, model: ModelConfig) -> float | None:
 class Progress:
     """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left.
 
-    `share` is what `share_of_peak` gives: with it, model FLOP utilisation is seen, too.
+    `step` is the one that the run begins after. `share` is what `share_of_peak` gives: with it, model FLOP
+    utilisation is seen, too.
     """
 
-    def __init__(self, config: Any, share: float | None = None) -> None:
-        self._share = share
-        self._config, self._began, self._waited = config, time.perf_counter(), 0.0
-        self._step: int | None = None  # where the last interval ended
+    def __init__(self, config: Any, step: int, share: float | None = None) -> None:
+        self._config, self._share = config, share
+        self._step, self._began, self._waited = step, time.perf_counter(), 0.0  # since the last interval
 
     def timed(self, batches: Any) -> np.ndarray:
         """The next batch; the time it takes counts as waiting."""
@@ -142,8 +142,7 @@ class Progress:
     def close(self, step: int, means: dict) -> dict[str, float]:
         """Ends an interval: prints it, and returns its metrics with the rates of work."""
         now = time.perf_counter()
-        steps = self._config.log_every if self._step is None else step - self._step
-        seconds = now - self._began
+        steps, seconds = step - self._step, now - self._began
         values = {k: float(v) for k, v in means.items()}
         values["images_per_second"] = steps * self._config.batch_size / seconds
         values["input_wait"] = self._waited / seconds

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 
@@ -18,7 +17,7 @@ from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import linear_start
-from ltchm_jax.model import Z_STRIDE, ModelConfig
+from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
 from ltchm_jax.sources import DataError, Tolerant
@@ -55,8 +54,31 @@ CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
 
+def check(config: Any) -> None:
+    """Raises ValueError for what a run would fail of later, perhaps after its last step.
+
+    That is a count or a share out of range, crops that a fit can't use, or no range coder for real bytes.
+    """
+    check_counts(config)
+    fits_entropy = config.entropy_fit or config.entropy_refit
+    crops = [
+        ("data.crop", config.data.crop, Z_STRIDE, "linear_start", config.linear_start),
+        ("data.crop", config.data.crop, Y_STRIDE, "synthesis_refit", config.synthesis_refit),
+        ("entropy_crop", config.entropy_crop, Z_STRIDE, "entropy_fit and entropy_refit", fits_entropy),
+    ]
+    for name, crop, stride, fit_name, on in crops:
+        if on and crop % stride:
+            raise ValueError(f"`{name}` must be a multiple of {stride} for {fit_name}, got {crop}.")
+    if config.entropy_fit and not (config.linear_start or config.init_from):
+        raise ValueError(
+            "`entropy_fit` needs weights to fit to: set `linear_start`, `init_from`, or `entropy_refit`."
+        )
+    if config.real_bytes_every and not any(map(importlib.util.find_spec, CODERS)):
+        raise ValueError("`real_bytes_every` needs tensorflow-compression-ops: install it, or set it to 0.")
+
+
 def check_counts(config: Any) -> None:
-    """Raises ValueError for a count or a share out of range, or real bytes where there is no range coder."""
+    """Raises ValueError for a count or a share out of range."""
     counts = {name: config[name] for name in COUNTS} | {
         f"data.{name}": config.data[name] for name in DATA_COUNTS
     }
@@ -70,12 +92,6 @@ def check_counts(config: Any) -> None:
         raise ValueError(
             f"`synthesis_refit_share` must be above 0 and at most 1, got {config.synthesis_refit_share}."
         )
-    if config.entropy_fit and not (config.linear_start or config.init_from):
-        raise ValueError(
-            "`entropy_fit` needs weights to fit to: set `linear_start`, `init_from`, or `entropy_refit`."
-        )
-    if config.real_bytes_every and not any(map(importlib.util.find_spec, CODERS)):
-        raise ValueError("`real_bytes_every` needs tensorflow-compression-ops: install it, or set it to 0.")
 
 
 def train(config: Any, workdir: Path) -> TrainState:
@@ -87,7 +103,7 @@ def train(config: Any, workdir: Path) -> TrainState:
     Raises:
       DataError, CheckpointError, NonFiniteLoss, ValueError: one line each.
     """
-    check_counts(config)
+    check(config)
     trainer = Trainer(config)
     source = data.open_source(config, "train")
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
@@ -104,8 +120,10 @@ def train(config: Any, workdir: Path) -> TrainState:
             host = Run(config, workdir, trainer, checkpoints, source, batches, asked).loop(host)
     finally:
         checkpoints.close()
-    if int(host.step) >= config.steps and processes.is_first():
-        save_model(workdir / "model.safetensors", finish(config, model_of(trainer, host, config), source))
+    if int(host.step) >= config.steps:  # in every process: JAX would not let the others wait for so long
+        model = finish(config, model_of(trainer, host, config), source)
+        if processes.is_first():
+            save_model(workdir / "model.safetensors", model)
     return host
 
 
@@ -176,9 +194,7 @@ def seen_of_fit(half: str, measure: str, steps: int) -> Seen:
 
 def first_crops(config: Any, source: Tolerant, count: int, crop: int) -> np.ndarray:
     """uint8 [N, crop, crop, bands]: the first `count` crops of that size, and the rest of their batch."""
-    if crop % Z_STRIDE:
-        raise ValueError(f"`data.crop` and `entropy_crop` must be multiples of {Z_STRIDE} here, got {crop}.")
-    other = ml_collections.ConfigDict(config)
+    other = config.copy_and_resolve_references()
     other.data.crop = crop
     batches = data.training_batches(source, other)
     return np.concatenate([next(batches) for _ in range(-(-count // config.batch_size))])
@@ -200,7 +216,7 @@ class Run:
         """From a host state to the last step, or to where a signal stops it; returns that state, kept."""
         config, trainer = self.config, self.trainer
         self.writer = MetricWriter(self.workdir, int(host.step))
-        progress = Progress(config, share_of_peak(config, trainer.recipe.model))
+        progress = Progress(config, int(host.step), share_of_peak(config, trainer.recipe.model))
         self.validation = data.validation_batches(data.open_source(config, "validation"), config)
         state, step, waiting = trainer.replicate(host), int(host.step), []
         while step < config.steps and not self.stops(step):
@@ -319,4 +335,6 @@ def main(config: Any, workdir: str, distributed: str = "") -> int:
     except (DataError, CheckpointError, NonFiniteLoss, ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
+        return 130
     return 0 if int(state.step) >= config.steps else 130

@@ -71,6 +71,21 @@ def test_values_out_of_their_rule_are_refused_in_one_line(field, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"width": 96, "latent_mult": 1}, "`width` must be a multiple of 64"),
+        ({"idconv_reduction": 32, "stage_widths": (16, 64, 64, 64)}, "`idconv_reduction` must be at most"),
+        ({"attention": "wam", "stage_widths": (20, 64, 64, 64)}, "`stage_widths` must be multiples of 8"),
+    ],
+)
+def test_attention_that_does_not_come_out_whole_is_refused(fields, line):
+    with pytest.raises(ValueError, match=line):
+        ModelConfig(**fields)
+    elsewhere = {"attention_at_analysis": (4, 16), "attention_at_synthesis": (), "hyper_attention_at": (32,)}
+    ModelConfig(**(fields | elsewhere))  # its places are those of other widths
+
+
 def test_widths_of_stages_are_those_given_or_the_width():
     assert [PRESETS["paper"].width_at(stride) for stride in (2, 4, 8, 16)] == [192] * 4
     config = ModelConfig(stage_widths=(32, 64, 128, 256))

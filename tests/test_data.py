@@ -176,7 +176,14 @@ def test_validation_takes_central_crops():
 
 def test_few_or_small_images_still_make_a_batch():
     (batch,) = validation_batches(Numbered(1, (10, 12)), small_config(batch_size=3))
-    np.testing.assert_array_equal(batch, np.zeros((3, 64, 64, 3)))
+    np.testing.assert_array_equal(batch, np.zeros((1, 64, 64, 3)))
+
+
+@pytest.mark.parametrize(("count", "size", "want"), [(56, 16, [14] * 4), (31, 16, [15] * 2), (7, 3, [2] * 3)])
+def test_validation_batches_leave_out_fewer_images_than_there_are_batches(count, size, want):
+    fields = {"batch_size": size, "data.validation_images": count}
+    batches = validation_batches(Numbered(count, (64, 64)), small_config(**fields))
+    assert [len(batch) for batch in batches] == want
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,14 @@ def test_utilisation_counts_three_passes_of_two_operations(monkeypatch, capsys):
     monkeypatch.setitem(monitor.PEAKS, "cpu", (8, 4))
     share = share_of_peak(config, model)
     assert share == pytest.approx(operations(model, 64) / (2 * 4e12))
-    values = Progress(config, share).close(1, {"loss": 1.0, "bpp": 1.0, "psnr": 1.0})
+    means = {"loss": 1.0, "bpp": 1.0, "psnr": 1.0}
+    values = Progress(config, 0, share).close(1, means)
     assert values["model_flop_utilisation"] == pytest.approx(share * values["images_per_second"])
-    assert "model_flop_utilisation" not in Progress(config).close(1, {"loss": 1.0, "bpp": 1.0, "psnr": 1.0})
+    assert "model_flop_utilisation" not in Progress(config, 0).close(1, means)
+
+
+def test_the_first_interval_of_a_run_counts_the_steps_it_made(monkeypatch, capsys):
+    monkeypatch.setattr(monitor.time, "perf_counter", iter([10.0, 18.0, 22.0]).__next__)
+    progress = Progress(small_config(batch_size=2, log_every=50), 1010)
+    values = [progress.close(step, {"loss": 1.0, "bpp": 1.0, "psnr": 1.0}) for step in (1050, 1100)]
+    assert [row["images_per_second"] for row in values] == [10.0, 25.0]  # 40 steps in 8 s, 50 in 4

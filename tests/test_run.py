@@ -191,11 +191,29 @@ def test_a_run_begins_with_a_linear_start_from_its_crops(folder, tmp_path, capsy
     want = linear_start(model, crops, config.lmbda, jax.random.key(config.seed))
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["g_a"], want["params"]["g_a"])
     assert "fit of the entropy model 1/1 bpp" in capsys.readouterr().err
-    for field, value in (("entropy_crop", 32), ("data.crop", 96)):
-        other = config_of(folder, linear_start=5, entropy_fit=1, **{field: value})
-        assert "`entropy_crop` must be multiples of 64" in error_of(other, tmp_path, capsys)
     alone = config_of(folder, entropy_fit=1)
     assert "`entropy_fit` needs weights to fit to" in error_of(alone, tmp_path, capsys)
+
+
+def test_crops_of_another_size_leave_the_configuration_as_it_is(folder):
+    config = config_of(folder)
+    crops = run.first_crops(config, open_source(config, "train"), 3, 128)
+    assert crops.shape == (4, 128, 128, 3)
+    assert config.data.crop == 64
+
+
+def test_an_interrupted_fit_ends_the_run_in_good_order(folder, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = config_of(folder, synthesis_refit=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "finish", interrupted)
+        assert run.main(config, str(tmp_path)) == 130
+    assert not (tmp_path / "model.safetensors").exists()
+    monkeypatch.setattr(run, "finish", lambda config, model, source: model)
+    assert run.main(config, str(tmp_path)) == 0
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
@@ -309,6 +327,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_pa
         ({"model.width": 40}, "`width`"),
         ({"synthesis_refit_share": 0.0}, "`synthesis_refit_share` must be above 0"),
         ({"model.bands": 4}, "4 bands"),
+        ({"linear_start": 5, "data.crop": 96}, "`data.crop` must be a multiple of 64 for linear_start"),
+        ({"synthesis_refit": 5, "data.crop": 72}, "`data.crop` must be a multiple of 16 for synthesis_refit"),
+        ({"entropy_refit": 5, "entropy_crop": 32}, "`entropy_crop` must be a multiple of 64"),
         *[
             ({name: 0}, f"`{name}` must be at least 1")
             for name in ("steps", "batch_size", "log_every", "checkpoint_every", "data.crop", "data.threads")
@@ -323,6 +344,8 @@ def test_errors_are_one_line_and_status_two(folder, tmp_path, capsys, fields, li
 def test_a_changed_configuration_is_refused(folder, tmp_path, capsys):
     assert run.main(config_of(folder), str(tmp_path)) == 0
     assert "lmbda differ" in error_of(config_of(folder, lmbda=5.0), tmp_path, capsys)
+    other = config_of(folder, **{"data.crops_per_image": 2})
+    assert "data.crops_per_image differ" in error_of(other, tmp_path, capsys)
 
 
 def test_a_damaged_picture_ends_the_run(tmp_path, capsys):

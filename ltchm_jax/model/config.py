@@ -73,7 +73,27 @@ class ModelConfig:
         if len(widths) not in (0, 4) or not all(MIN_STAGE_WIDTH <= w <= MAX_STAGE_WIDTH for w in widths):
             rule = f"none or four widths of {MIN_STAGE_WIDTH} to {MAX_STAGE_WIDTH}"
             raise ValueError(f"`stage_widths` must be {rule}, got {str(widths)[:80]}.")
+        self._check_attention()
         self._check_distributions()
+
+    def _check_attention(self) -> None:
+        """Whether heads and bottlenecks come out whole at every place where an attention module stands."""
+        if self.hyper_attention != "none" and 16 in self.hyper_attention_at and self.latent_channels % 64:
+            raise ValueError(
+                "`width` must be a multiple of 64 where hyper-attention stands at 16 and y has as many "
+                f"channels (`latent_mult` 1), got {self.width}."
+            )
+        for stride in {*self.attention_at_analysis, *self.attention_at_synthesis}:
+            width = self.width_at(stride)
+            if self.attention == "dam" and width < self.idconv_reduction:
+                raise ValueError(
+                    f"`idconv_reduction` must be at most the {width} channels at stride {stride}, got "
+                    f"{self.idconv_reduction}."
+                )
+            if self.attention == "wam" and width % 8:
+                raise ValueError(
+                    f"`stage_widths` must be multiples of 8 (heads) where `wam` stands, got {width}."
+                )
 
     def _check_distributions(self) -> None:
         if not 0 < self.scale_min < math.inf:
