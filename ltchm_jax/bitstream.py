@@ -152,13 +152,14 @@ def write(
     return sum(map(len, parts))
 
 
-def read(source: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> "Container":
+def read(source: bytes | BinaryIO, *, max_pixels: int | None = MAX_PIXELS) -> "Container":
     """Opens a stream: reads and checks the head, leaves the payloads where they are.
 
     Args:
       source: the stream, or a file that holds it from its current position to its end. A file that can't seek
         is read whole. The file must stay open while the container is in use.
-      max_pixels: refuse larger pictures. More than four samples a pixel count in proportion.
+      max_pixels: refuse larger pictures. More than four samples a pixel count in proportion. None, where no
+        pixels will be decoded: what the head takes depends on its bytes alone.
 
     Raises:
       BitstreamError: of the kind that fits what is wrong.
@@ -182,10 +183,11 @@ class Container:
       payload_size: bytes of all block payloads together.
     """
 
-    def __init__(self, file: BinaryIO, start: int, cursor: Cursor, max_pixels: int) -> None:
+    def __init__(self, file: BinaryIO, start: int, cursor: Cursor, max_pixels: int | None) -> None:
         """Parses the head; `start` is where the stream begins in the file, `cursor` stands there."""
         self.header = Header.from_cursor(cursor)
-        _check_size(self.header, max_pixels)
+        if max_pixels is not None:
+            _check_size(self.header, max_pixels)
         chunks = _read_chunks(cursor)
         self._index = _read_index(cursor, self.grid.count)
         found = cursor.crc
@@ -271,7 +273,9 @@ def _check_size(header: Header, max_pixels: int) -> None:
     cost = header.width * header.height * max(header.samples_per_pixel, 4)
     if cost > 4 * max_pixels:
         shape = f"{header.width} x {header.height} pixels of {header.samples_per_pixel} samples"
-        raise TooLarge(f"pictures of up to {max_pixels} pixels are decoded, got {shape}: raise max_pixels")
+        raise TooLarge(
+            f"pictures of up to {max_pixels} pixels are decoded, got {shape}: raise max_pixels (--max-pixels)"
+        )
 
 
 def _read_chunks(cursor: Cursor) -> dict[bytes, bytes]:

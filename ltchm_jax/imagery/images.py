@@ -199,7 +199,8 @@ def _check_size(width: int, height: int, samples: int, max_pixels: int) -> None:
     if width * height * max(samples, 4) > 4 * max_pixels:
         shape = f"{width} x {height} pixels of {samples} samples"
         raise ImageError(
-            f"pictures of up to {max_pixels} pixels are read, got {shape}: cut it up or raise max_pixels"
+            f"pictures of up to {max_pixels} pixels are read, got {shape}: cut it up, or raise max_pixels "
+            "(--max-pixels of `ltchm compress`)"
         )
 
 
