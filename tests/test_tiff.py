@@ -78,6 +78,99 @@ def test_structure_wins_over_tags():
     ) == (8,)
 
 
+def doubles(number: int, *values: float) -> TiffTag:
+    return TiffTag(number, 12, struct.pack(f"<{len(values)}d", *values))
+
+
+def values(tag: TiffTag) -> np.ndarray:
+    return np.frombuffer(tag.data, "<f8")
+
+
+LEFT, TOP = 37, 1001
+CORNER = np.array([LEFT, TOP])
+PLACED = np.array([[0, 0], [5, 3], [11, 250]])  # column and row of pixels in the window
+
+
+def test_tiepoints_move_with_a_window():
+    """Where a pixel lies, from any tiepoint: X = x + (column - I) * scale, and downwards Y."""
+    points = doubles(33922, 0, 0, 0, 5e5, 4e6, 0, 100.5, 2000.25, 7, 5e5 + 50.25, 4e6 - 500.0625, 9)
+    scale, moved = tiff.shifted((DOUBLES, points), LEFT, TOP)
+    assert scale == DOUBLES
+    for before, after in zip(values(points).reshape(-1, 6), values(moved).reshape(-1, 6), strict=True):
+        where = before[3:5] + (PLACED + CORNER - before[:2]) * (0.5, -0.25)
+        np.testing.assert_array_equal(after[3:5] + (PLACED - after[:2]) * (0.5, -0.25), where)
+        np.testing.assert_array_equal(after[2:], before[2:])
+
+
+@pytest.mark.parametrize("number", [34264, 33920])
+def test_matrices_move_with_a_window(number):
+    matrix = doubles(number, 0.5, 0.125, 0, 5e5, 0.25, -0.5, 0, 4e6, 0, 0, 2, 3, 0, 0, 0, 1)
+    (moved,) = tiff.shifted((matrix,), LEFT, TOP)
+    rest = [[4, 5, 6], [1, 1, 1]]  # depth, 1
+    before, after = values(matrix).reshape(4, 4), values(moved).reshape(4, 4)
+    np.testing.assert_array_equal(after @ [*PLACED.T, *rest], before @ [*(PLACED + CORNER).T, *rest])
+
+
+def test_rational_polynomials_move_with_a_window():
+    """They give (row - LINE_OFF) / LINE_SCALE and (column - SAMP_OFF) / SAMP_SCALE of a place."""
+    old = doubles(50844, 0.5, 0.25, 3000.5, 2000.25, *range(88))
+    (moved,) = tiff.shifted((old,), LEFT, TOP)
+    expected = doubles(50844, 0.5, 0.25, 3000.5 - TOP, 2000.25 - LEFT, *range(88))
+    assert moved == expected
+
+
+def test_what_speaks_of_no_pixel_stays():
+    assert tiff.shifted(TAGS, LEFT, TOP) == TAGS
+
+
+@pytest.mark.parametrize("number", [33922, 34264, 33920, 50844])
+@pytest.mark.parametrize("wrong", ["type", "more", "fewer", "odd", "none"])
+def test_malformed_places_are_left_out(number, wrong):
+    data = bytes(8 * {33922: 12, 50844: 92}.get(number, 16))
+    kind = 11 if wrong == "type" else 12
+    data = {"more": data + bytes(8), "fewer": data[:-8], "odd": data[:-1], "none": b""}.get(wrong, data)
+    assert tiff.shifted((KEYS, TiffTag(number, kind, data)), LEFT, TOP) == (KEYS,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_without_a_number_move_silently():
+    worst = doubles(34264, *[np.inf, np.nan, -np.inf, 1e308] * 4)
+    assert len(tiff.shifted((worst,), LEFT, TOP)) == 1
+
+
+class Counted(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    total = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.total += len(data)
+        return data
+
+
+def sharing(*tags: int) -> Counted:
+    """A file whose entries all name the same 2 MiB."""
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHLL", number, 1, 1 << 21, start) for number in sorted(tags))
+    return Counted(b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4) + bytes(1 << 21))
+
+
+def test_entries_that_nobody_needs_are_not_fetched():
+    file = sharing(*range(43000, 43100))
+    assert tiff.read_tags(file) == {}
+    assert file.total < 1 << 20
+
+
+@pytest.mark.parametrize("tags", [sorted(tiff.CARRIED), [270] * 100])
+def test_entries_that_share_bytes_have_one_budget(tags):
+    assert len(tiff.read_tags(sharing(*tags[:8]))) == len(set(tags[:8]))
+    file = sharing(*tags)
+    with pytest.raises(ValueError, match="TIFF file have at most 16777216 bytes together"):
+        tiff.read_tags(file)
+    assert file.total < 2 * tiff.MAX_DATA
+
+
 def pillow_directory(header: bytes) -> io.BytesIO:
     directory = TiffImagePlugin.ImageFileDirectory_v2(header)
     for number, kind, value in (

@@ -15,7 +15,7 @@ import numpy as np
 
 from ltchm_jax.container.metadata import TiffTag
 
-BYTE, ASCII, SHORT, LONG, UNDEFINED = 1, 2, 3, 4, 7
+BYTE, ASCII, SHORT, LONG, UNDEFINED, DOUBLE = 1, 2, 3, 4, 7, 12
 # Field type -> (bytes of a number, numbers of a value); a rational is two numbers.
 KINDS = {1: (1, 1), 2: (1, 1), 3: (2, 1), 4: (4, 1), 5: (4, 2), 6: (1, 1), 7: (1, 1), 8: (2, 1), 9: (4, 1)}
 KINDS |= {10: (4, 2), 11: (4, 1), 12: (8, 1), 13: (4, 1), 16: (8, 1), 17: (8, 1), 18: (8, 1)}
@@ -33,8 +33,13 @@ CARRIED = GEOREFERENCE | {
     42112,
     42113,
 }  # and description, resolution, GDAL's
+# And width, height. The reader fetches no others.
+READ = CARRIED | {256, 257, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, SAMPLE_FORMAT, ICC}
+# Entries that speak of rows and columns -> the shape of their values. 33920 is GeoTIFF 0.2's 34264.
+TIEPOINTS, MATRIX, RPC = (-1, 6), (4, 4), (1, 92)
+PLACES = {33922: TIEPOINTS, 34264: MATRIX, 33920: MATRIX, 50844: RPC}
 
-MAX_DATA = 1 << 24  # bytes of one entry
+MAX_DATA = 1 << 24  # bytes of the entries that are read, together
 STRIP = 1 << 18  # bytes, uncompressed
 LIMIT = 2**32  # offsets have four bytes
 
@@ -42,10 +47,11 @@ LIMIT = 2**32  # offsets have four bytes
 def read_tags(file: BinaryIO) -> dict[int, TiffTag]:
     """Tag number to entry, for the first directory of a TIFF or BigTIFF file, either byte order.
 
-    Entries whose values lie outside the file, or of unknown type, or over `MAX_DATA` bytes, are left out.
+    Only those of `READ`. Entries whose values lie outside the file, or of unknown type, or over `MAX_DATA`
+    bytes, are left out.
 
     Raises:
-      ValueError: the file has no directory.
+      ValueError: the file has no directory, or its entries have more than `MAX_DATA` bytes together.
     """
     size = file.seek(0, SEEK_END)
     order = {b"II": "<", b"MM": ">"}.get(_at(file, 0, 2))
@@ -57,8 +63,7 @@ def read_tags(file: BinaryIO) -> dict[int, TiffTag]:
     count = _number(file, start, 8 if big else 2, order)
     table = _at(file, start + (8 if big else 2), min(count * entry, size, MAX_DATA))
     rows = struct.iter_unpack(f"{order}HH{'Q8s' if big else 'L4s'}", table[: len(table) // entry * entry])
-    tags = (_entry(file, size, order, *row) for row in rows)
-    return {tag.number: tag for tag in tags if tag}
+    return _within_budget(_entry(file, size, order, *row) for row in rows if row[0] in READ)
 
 
 def numbers(tags: Mapping[int, TiffTag], number: int, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,6 +73,17 @@ def numbers(tags: Mapping[int, TiffTag], number: int, default: tuple[int, ...]) 
     if not tag or not code:
         return default
     return struct.unpack(f"<{len(tag.data) // struct.calcsize('<' + code)}{code}", tag.data)
+
+
+def shifted(tags: Iterable[TiffTag], left: int, top: int) -> tuple[TiffTag, ...]:
+    """The entries for a window whose first pixel is in column `left` and row `top` of the picture.
+
+    Tiepoints, transformations and RPC offsets move, so that a pixel keeps its place on the map; other entries
+    stay. One that should move but has another type or number of values than its standard says is left out.
+    Reference for 50844: "RPCs in GeoTIFF", http://geotiff.maptools.org/rpc_prop.html.
+    """
+    moved = (_shifted(tag, left, top) for tag in tags)
+    return tuple(tag for tag in moved if tag)
 
 
 def write(
@@ -112,6 +128,17 @@ def _number(file: BinaryIO, offset: int, count: int, order: str) -> int:
     return int.from_bytes(data, "little" if order == "<" else "big")
 
 
+def _within_budget(tags: Iterable[TiffTag | None]) -> dict[int, TiffTag]:
+    """Entries by number. They may share bytes, so the size of the file does not bound them."""
+    found, left = {}, MAX_DATA
+    for tag in filter(None, tags):
+        left -= len(tag.data)
+        if left < 0:
+            raise ValueError(f"the entries of a TIFF file have at most {MAX_DATA} bytes together, got more")
+        found[tag.number] = tag
+    return found
+
+
 def _entry(
     file: BinaryIO, size: int, order: str, number: int, kind: int, count: int, inline: bytes
 ) -> TiffTag | None:
@@ -130,6 +157,27 @@ def _entry(
     return TiffTag(
         number, kind, data if order == "<" else np.frombuffer(data, f">u{width}").byteswap().tobytes()
     )
+
+
+def _shifted(tag: TiffTag, left: int, top: int) -> TiffTag | None:
+    """The entry for a window, or None where its values are not what its number promises."""
+    shape = PLACES.get(tag.number)
+    if shape is None:
+        return tag
+    try:
+        values = np.frombuffer(tag.data, "<f8").reshape(shape).copy()
+    except ValueError:
+        return None
+    if tag.kind != DOUBLE or not values.size:
+        return None
+    with np.errstate(all="ignore"):  # any values may come from a file
+        if shape == TIEPOINTS:  # I, J, K, X, Y, Z: column, row, depth and where they lie
+            values[:, :2] -= left, top
+        elif shape == MATRIX:  # of column, row, depth, 1
+            values[:, 3] += values[:, 0] * left + values[:, 1] * top
+        else:  # ERR_BIAS, ERR_RAND, LINE_OFF, SAMP_OFF and so on
+            values[:, 2:4] -= top, left
+    return tag._replace(data=values.tobytes())
 
 
 def _fits(tag: TiffTag) -> bool:
