@@ -7,7 +7,6 @@ A picture is cut into overlapping blocks, each padded to the model's stride and 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +20,6 @@ from ltchm_jax.container.blocks import blend
 from ltchm_jax.container.grid import Grid, Rect
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import longest_step
-from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.files import atomic_write, open_input
 from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
 from ltchm_jax.model_file import Model, ModelError, load_model
@@ -99,14 +97,14 @@ class Codec:
         """A picture as a stream.
 
         Args:
-          pixels: uint8 [H, W, bands]; 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGB, alpha), the model's bands.
+          pixels: uint8 [H, W, bands]; the model's bands, 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGB, alpha).
+            2 or 4 are without alpha where the model has as many.
           quality: 0 (fewest bytes) to L-1 for a model of L rates, in steps of 1/256; by default its middle.
 
         Raises:
           ValueError: wrong type, shape, number of bands or quality.
         """
-        layout = LAYOUTS.get(pixels.shape[-1] if pixels.ndim == 3 else 0, Layout.BANDS)
-        return self.compress_image(Image(pixels, layout), quality)
+        return self.compress_image(Image(pixels, self._layout(pixels)), quality)
 
     def compress_image(
         self,
@@ -158,22 +156,23 @@ class Codec:
             brentq(excess, 0, highest, xtol=QUALITY_STEPS / 64)
         return best[1]
 
-    def decompress(self, data: bytes, window: Rect | None = None) -> np.ndarray:
+    def decompress(
+        self, data: bytes, window: Rect | None = None, *, max_pixels: int = bitstream.MAX_PIXELS
+    ) -> np.ndarray:
         """The picture in a stream, uint8 [H, W, bands], or a window of it.
+
+        `max_pixels`: refuse larger pictures, see `bitstream.read`.
 
         Raises:
           BitstreamError: not a stream, damaged, of another model, or too large; see `bitstream`.
         """
-        return self.decompress_image(data, window).pixels
+        return self.decompress_image(data, window, max_pixels=max_pixels).pixels
 
     def decompress_image(
         self, source: bytes | BinaryIO, window: Rect | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS, progress: Progress = _silent,
     ) -> Image:  # fmt: skip
-        """The same with its layout and metadata; reads only the blocks that a window needs.
-
-        Georeferencing is that of the window; TIFF tags too malformed for that are left out.
-        """
+        """The same with its layout and metadata; reads only the blocks that a window needs."""
         container = bitstream.read(source, max_pixels=max_pixels)
         header = container.header
         self._check_header(header)
@@ -184,33 +183,35 @@ class Codec:
         if header.layout.has_alpha:
             plane = np.frombuffer(container.alpha() or b"", np.uint8).reshape(header.height, header.width, 1)
             pixels = np.concatenate([pixels, plane[window.slices]], -1)
-        metadata = container.metadata
-        if window != header.grid.whole:
-            metadata = replace(metadata, tiff=tiff.shifted(metadata.tiff, window.left, window.top))
-        return Image(pixels, header.layout, metadata)
+        return Image(pixels, header.layout, container.metadata)
 
     @staticmethod
     def info(data: bytes) -> Header:
-        """What the header of a stream says: size, layout, bands, quality, model; needs no weights.
+        """What the header of a stream of any size says: layout, bands, quality, model; needs no weights.
 
         Raises:
           BitstreamError: not a stream, or damaged.
         """
-        return bitstream.read(data).header
+        return bitstream.read(data, max_pixels=None).header
 
     def compress_file(
-        self, source: str | Path, target: str | Path, quality: float | None = None, **options: bool
-    ) -> int:
+        self, source: str | Path, target: str | Path, quality: float | None = None, *,
+        max_pixels: int = bitstream.MAX_PIXELS, **options: bool,
+    ) -> int:  # fmt: skip
         """Reads a picture file, writes a stream (whole or not at all), and returns its length in bytes."""
-        data = self.compress_image(read_image(source), quality, **options)  # type: ignore[arg-type]
+        image = read_image(source, max_pixels=max_pixels)
+        data = self.compress_image(image, quality, **options)  # type: ignore[arg-type]
         with atomic_write(target) as file:
             file.write(data)
         return len(data)
 
-    def decompress_file(self, source: str | Path, target: str | Path, window: Rect | None = None) -> None:
+    def decompress_file(
+        self, source: str | Path, target: str | Path, window: Rect | None = None, *,
+        max_pixels: int = bitstream.MAX_PIXELS,
+    ) -> None:  # fmt: skip
         """Reads a stream, writes a picture file (.png, .tif; whole or not at all)."""
         with open_input(source) as file:
-            image = self.decompress_image(file, window)
+            image = self.decompress_image(file, window, max_pixels=max_pixels)
         write_image(target, image)
 
     def clipped(self, pixels: np.ndarray, quality: float | None = None) -> int:
@@ -223,6 +224,12 @@ class Codec:
         steps = self.quality_steps(quality)
         y, z = self.blocks.latents(pixels, steps)
         return self.blocks.entropy.ideal_bits(y, self.blocks.psi(z, steps, y.shape)) / 8
+
+    def _layout(self, pixels: np.ndarray) -> Layout:
+        """What the bands of an array mean: those of the model, or else a colour by their number."""
+        bands = pixels.shape[-1] if pixels.ndim == 3 else 0
+        own = bands == self.model.config.bands and bands not in (1, 3)
+        return Layout.BANDS if own else LAYOUTS.get(bands, Layout.BANDS)
 
     def _header(self, image: Image, quality: int) -> Header:
         height, width = image.pixels.shape[:2]

@@ -1,18 +1,20 @@
 """Pictures to streams and back: the latents that went in come out, whatever the size, or a named error."""
 
+import contextlib
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
+from drawn_model import drawn_model
 
-from ltchm_jax.bitstream import BitstreamError, Malformed, ModelMismatch, pack
+from ltchm_jax.bitstream import BitstreamError, Block, Header, Malformed, ModelMismatch, TooLarge, pack
 from ltchm_jax.bitstream import read as bitstream_read
 from ltchm_jax.container.grid import Rect
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata
-from ltchm_jax.imagery.images import Image
+from ltchm_jax.imagery.images import Image, ImageError, write_image
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model_file import ModelError, make_model, save_model
@@ -69,6 +71,18 @@ def test_any_size_and_layout_comes_back_in_shape(codec, height, width, bands):
         np.testing.assert_array_equal(x_hat[..., -1], x[..., -1])
 
 
+@pytest.mark.parametrize("bands", [2, 4])
+def test_the_bands_of_a_model_are_no_alpha(bands):
+    """As in a TIFF of bands: all are coded, none is stored."""
+    model = drawn_model(dataclasses.replace(SMALL, bands=bands))
+    of_bands = codec_module.Codec(model)
+    x = np.random.default_rng(0).integers(0, 256, (16, 16, bands), np.uint8)
+    data = of_bands.compress(x)
+    assert (of_bands.info(data).layout, of_bands.info(data).bands) == (Layout.BANDS, bands)
+    assert data == of_bands.compress_image(Image(x, Layout.BANDS))
+    assert of_bands.decompress(data).shape == x.shape
+
+
 @pytest.mark.parametrize("quality", [0, 0.73, 2])
 def test_the_picture_is_the_synthesis_of_the_encoded_latents(codec, quality):
     x = scene(64, 64)
@@ -116,6 +130,27 @@ def test_the_best_quality_within_a_number_of_bytes(codec, share):
 def test_info_is_the_header(codec):
     header = codec_module.Codec.info(codec.compress(scene(20, 30), 1))
     assert (header.width, header.height, header.digest) == (30, 20, codec.model.digest)
+
+
+def test_info_takes_pictures_that_are_too_large_to_decode():
+    header = Header(bytes(8), 40_000, 40_000, Layout.RGB, 3, block_size=4096)
+    stream = pack(header, [Block(b"", 0)] * header.grid.count)
+    assert codec_module.Codec.info(stream) == header
+
+
+def test_the_limit_on_pixels_is_the_callers(codec, tmp_path):
+    picture, stream = tmp_path / "x.png", tmp_path / "x.ltc"
+    write_image(picture, Image(scene(17, 31), Layout.RGB))
+    with pytest.raises(ImageError, match="up to 526 pixels"):
+        codec.compress_file(picture, stream, max_pixels=17 * 31 - 1)
+    codec.compress_file(picture, stream, max_pixels=17 * 31)
+    for max_pixels in (17 * 31 - 1, 17 * 31):
+        fits = max_pixels == 17 * 31
+        with contextlib.nullcontext() if fits else pytest.raises(TooLarge):
+            codec.decompress_file(stream, tmp_path / f"{max_pixels}.png", max_pixels=max_pixels)
+        with contextlib.nullcontext() if fits else pytest.raises(TooLarge):
+            codec.decompress(stream.read_bytes(), max_pixels=max_pixels)
+        assert (tmp_path / f"{max_pixels}.png").exists() == fits
 
 
 def test_too_few_bytes_are_refused(codec):
