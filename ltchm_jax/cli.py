@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".ltc"
 CACHE_BYTES = 1 << 29  # of compiled functions
+MAX_BPP = 1 << 20  # more than the most bands have
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     rate.add_argument("--max-bytes", type=int, metavar="N", help="the best quality within N bytes a picture")
     rate.add_argument(
         "--target-bpp",
-        type=float,
+        type=_bits,
         metavar="B",
         help="the best quality within B bits a pixel, all bytes counted",
     )
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="passes that refine what is sent: smaller files, slower; 0 to 1000, default 0",
     )
+    _add_max_pixels(compress)
     _add_model(compress)
     compress.set_defaults(run=run_compress)
 
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         "output", help="a .png or .tif file; a folder for several inputs; - for PNG on output"
     )
     decompress.add_argument("--window", type=_window, metavar="X,Y,W,H", help="decode this part only")
-    decompress.add_argument("--max-pixels", type=int, help="refuse larger pictures")
+    _add_max_pixels(decompress)
     _add_model(decompress)
     decompress.set_defaults(run=run_decompress)
 
@@ -129,9 +131,7 @@ def _add_reference_commands(commands: "argparse._SubParsersAction") -> None:
     complexity.add_argument("--width", type=int, help="C, or N; default: the preset's")
     complexity.add_argument("--attention", help="none, dam, sam, wam or swatten")
     complexity.add_argument("--hyper-attention", help="none, hpham or hpham_without_gca")
-    complexity.add_argument(
-        "--size", type=_size, default=(256, 256), metavar="HxW", help="image; default 256x256"
-    )
+    complexity.add_argument("--size", type=_size, metavar="HxW", help="image; default 256x256")
     complexity.set_defaults(run=run_complexity)
 
 
@@ -140,6 +140,28 @@ def _size(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"a size is HxW in pixels, got {text!r}")
     return int(parts[0]), int(parts[1])
+
+
+def _bits(text: str) -> float:
+    try:
+        bits = float(text)
+    except ValueError:
+        bits = 0.0
+    if not 0 < bits <= MAX_BPP:
+        raise argparse.ArgumentTypeError(f"bits a pixel are above 0, at most {MAX_BPP}, got {text!r}")
+    return bits
+
+
+def _add_max_pixels(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-pixels", type=int, metavar="N", help="refuse larger pictures; default 536870912"
+    )
+
+
+def _pixel_limit(options: argparse.Namespace) -> int:
+    from ltchm_jax.bitstream import MAX_PIXELS
+
+    return MAX_PIXELS if options.max_pixels is None else options.max_pixels
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -224,7 +246,7 @@ def run_compress(options: argparse.Namespace) -> None:
     codec = None
     for source, target in pairs:
         check_folder(target)
-        image = read_image(source)
+        image = read_image(source, max_pixels=_pixel_limit(options))
         codec = codec or open_codec(options.model, **chosen)
         height, width = image.pixels.shape[:2]
         budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
@@ -241,25 +263,22 @@ def run_compress(options: argparse.Namespace) -> None:
 
 def run_decompress(options: argparse.Namespace) -> None:
     """`ltchm decompress`."""
-    from ltchm_jax.bitstream import MAX_PIXELS, read
+    from ltchm_jax.bitstream import read
     from ltchm_jax.container.grid import Rect
     from ltchm_jax.imagery.files import open_input
     from ltchm_jax.imagery.images import check_writable, write_image
 
-    limit = MAX_PIXELS if options.max_pixels is None else options.max_pixels
-    codec = None
+    limit, codec = _pixel_limit(options), None
     for source, target in targets(options.input, options.output, ".png"):
         suffix = ".png" if target == "-" else None
         check_writable(target, suffix)
         with open_input(source) as file:
-            stored = read(file, max_pixels=limit).metadata  # refused before the model is loaded
+            read(file, max_pixels=limit)  # refused before the model is loaded
             file.seek(0)
             codec = codec or open_codec(options.model)
             window = options.window and Rect(*options.window)
             image = codec.decompress_image(file, window, max_pixels=limit, progress=_progress)
         lost = write_image(target, image, suffix=suffix)
-        if len(image.metadata.tiff) < len(stored.tiff):
-            lost += ("malformed TIFF tags",)
         if lost:
             print(f"{target}: this kind of file can't keep {', '.join(lost)}", file=sys.stderr)
 
@@ -284,7 +303,7 @@ def run_info(options: argparse.Namespace) -> None:
     from ltchm_jax.imagery.files import open_input
 
     with open_input(options.input) as file:
-        container = read(file)
+        container = read(file, max_pixels=None)
         header, metadata = container.header, container.metadata
         samples = f"{header.samples_per_pixel} samples of {header.samples.name.lower()}"
         rows = {
@@ -352,10 +371,14 @@ def run_complexity(options: argparse.Namespace) -> None:
     from ltchm_jax.model import PRESETS
     from ltchm_jax.parity.paper_tables import paper_text, paper_values
 
+    names = ("width", "attention", "hyper_attention", "size")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.preset is None:
+        if given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ValueError(f"{flags} can't change the paper's tables: add --preset paper or released.")
         print(paper_text(paper_values()))
         return
-    names = ("width", "attention", "hyper_attention")
-    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    config = dataclasses.replace(PRESETS[options.preset], **changes)
-    print(complexity_text(by_part(model_layers(config, *options.size))))
+    size = given.pop("size", (256, 256))
+    config = dataclasses.replace(PRESETS[options.preset], **given)
+    print(complexity_text(by_part(model_layers(config, *size))))

@@ -1,9 +1,7 @@
 """The command as a user types it: files in, files out; one line and status 2 for what can't be done."""
 
 import dataclasses
-import io
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +13,6 @@ from drawn_model import drawn_model
 from PIL import Image
 
 from ltchm_jax import bitstream, cli
-from ltchm_jax.container.metadata import TiffTag
-from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model_file import make_model, save_model
@@ -180,45 +176,17 @@ def test_a_window_is_cut_out(folder, tmp_path):
     np.testing.assert_array_equal(part, whole[5:25, 2:12])
 
 
-def cut_out(folder, tmp_path, *tags):
-    """The entries of a picture's file after compression, and those of a window 2, 5 of it."""
-    with open(tmp_path / "scene.tif", "wb") as file:
-        tiff.write(file, draw_scene(31, 17, 0), colour=True, alpha=False, tags=tags)
-    model = ("--model", folder / "m.safetensors")
-    assert run("compress", tmp_path / "scene.tif", tmp_path / "s.ltc", "--metadata", *model) == 0
-    assert run("decompress", tmp_path / "s.ltc", tmp_path / "all.tif", *model) == 0
-    assert run("decompress", tmp_path / "s.ltc", tmp_path / "part.tif", *model, "--window", "2,5,10,20") == 0
-    return [tiff.read_tags(io.BytesIO((tmp_path / f"{name}.tif").read_bytes())) for name in ("all", "part")]
-
-
-def test_a_window_keeps_its_place_on_the_map(folder, tmp_path):
-    scale = TiffTag(33550, 12, struct.pack("<3d", 0.5, 0.25, 0))
-    point = TiffTag(33922, 12, struct.pack("<6d", 1, 2, 0, 5e5, 4e6, 0))
-    whole, part = cut_out(folder, tmp_path, scale, point)
-    assert (whole[33550], whole[33922]) == (scale, point)
-    assert part[33550] == scale
-    assert struct.unpack("<6d", part[33922].data) == (1 - 2, 2 - 5, 0, 5e5, 4e6, 0)
-    rasterio = pytest.importorskip("rasterio")
-    with rasterio.open(tmp_path / "all.tif") as all_, rasterio.open(tmp_path / "part.tif") as cut:
-        old, new = all_.transform, cut.transform
-        assert (new.c, new.f) == (old.c + 2 * old.a, old.f + 5 * old.e)
-
-
-def test_a_malformed_place_is_dropped_from_a_window_and_reported(folder, tmp_path, capsys):
-    point = TiffTag(33922, 12, bytes(40))
-    whole, part = cut_out(folder, tmp_path, point)
-    assert whole[33922] == point
-    assert 33922 not in part
-    said = [line for line in capsys.readouterr().err.splitlines() if "can't keep" in line]
-    assert said == [f"{tmp_path / 'part.tif'}: this kind of file can't keep malformed TIFF tags"]
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         ("compress", "a.png", "b.ltc", "--quality", "1", "--max-bytes", "3"),
         ("decompress", "a.ltc", "b.png", "--window", "1,2"),
         ("complexity", "--size", "big"),
+        ("compress", "a.png", "b.ltc", "--target-bpp", "inf"),
+        ("compress", "a.png", "b.ltc", "--target-bpp", "nan"),
+        ("compress", "a.png", "b.ltc", "--target-bpp", "0"),
+        ("compress", "a.png", "b.ltc", "--target-bpp", "1e308"),
+        ("compress", "a.png", "b.ltc", "--target-bpp", "much"),
         ("nothing",),
         (),
     ],
@@ -239,15 +207,40 @@ def test_info_says_what_a_stream_holds(folder, capsys):
     assert f"{(folder / 'rgb.ltc').stat().st_size} (" in out
 
 
-def test_info_and_help_load_no_jax(folder):
+@pytest.mark.parametrize("arguments", [("info", "rgb.ltc"), ("--help",), ("compress", "--help")])
+def test_info_and_help_load_no_jax(folder, arguments):
     code = (
-        "import sys; from ltchm_jax import cli; "
-        f"assert cli.main(['info', {str(folder / 'rgb.ltc')!r}]) == 0; "
-        "sys.exit(any(m in sys.modules for m in ('jax', 'numpy', 'tensorflow')))"
+        "import sys; from ltchm_jax import cli\n"
+        "try: status = cli.main(sys.argv[1:])\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "assert not status\n"
+        "assert not {'jax', 'numpy', 'tensorflow'} & set(sys.modules)"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    given = [str(folder / a) if a.endswith(".ltc") else a for a in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], capture_output=True, text=True, cwd=Path(__file__).parent.parent
     )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_info_takes_pictures_that_are_too_large_to_decode(tmp_path, capsys):
+    header = bitstream.Header(bytes(8), 40_000, 40_000, bitstream.Layout.RGB, 3, block_size=4096)
+    blocks = [bitstream.Block(b"", 0)] * header.grid.count
+    (tmp_path / "large.ltc").write_bytes(bitstream.pack(header, blocks))
+    assert run("info", tmp_path / "large.ltc") == 0
+    assert "40000 x 40000" in capsys.readouterr().out
+    said = refusal(capsys, "decompress", tmp_path / "large.ltc", tmp_path / "o.png")
+    assert "raise max_pixels (--max-pixels)" in said
+
+
+def test_the_limit_on_pixels_can_be_set_for_either_direction(folder, tmp_path, capsys):
+    model = ("--model", folder / "m.safetensors")
+    compress = ("compress", folder / "rgb.png", tmp_path / "s.ltc", *model, "--max-pixels")
+    decompress = ("decompress", folder / "rgb.ltc", tmp_path / "o.png", *model, "--max-pixels")
+    for command in (compress, decompress):
+        assert "up to 526 pixels" in refusal(capsys, *command, "526")
+        assert run(*command, "527") == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + bytes(50), b"\xccLT\r\n"])
@@ -302,3 +295,9 @@ def test_complexity_prints_a_preset(capsys):
     )
     assert "g_a" in capsys.readouterr().out
     assert "attention" in refusal(capsys, "complexity", "--preset", "paper", "--attention", "nothing")
+
+
+def test_what_can_not_change_the_tables_of_the_paper_is_refused(capsys):
+    said = refusal(capsys, "complexity", "--width", "192", "--size", "512x512")
+    assert said == "ltchm: --width, --size can't change the paper's tables: add --preset paper or released.\n"
+    assert "--hyper-attention can't" in refusal(capsys, "complexity", "--hyper-attention", "none")
