@@ -273,12 +273,14 @@ def run_decompress(options: argparse.Namespace) -> None:
         suffix = ".png" if target == "-" else None
         check_writable(target, suffix)
         with open_input(source) as file:
-            read(file, max_pixels=limit)  # refused before the model is loaded
+            stored = read(file, max_pixels=limit).metadata  # refused before the model is loaded
             file.seek(0)
             codec = codec or open_codec(options.model)
             window = options.window and Rect(*options.window)
             image = codec.decompress_image(file, window, max_pixels=limit, progress=_progress)
         lost = write_image(target, image, suffix=suffix)
+        if len(image.metadata.tiff) < len(stored.tiff):
+            lost += ("malformed TIFF tags",)
         if lost:
             print(f"{target}: this kind of file can't keep {', '.join(lost)}", file=sys.stderr)
 

@@ -7,6 +7,7 @@ A picture is cut into overlapping blocks, each padded to the model's stride and 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,7 @@ from ltchm_jax.container.blocks import blend
 from ltchm_jax.container.grid import Grid, Rect
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import longest_step
+from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.files import atomic_write, open_input
 from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
 from ltchm_jax.model_file import Model, ModelError, load_model
@@ -172,7 +174,10 @@ class Codec:
         self, source: bytes | BinaryIO, window: Rect | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS, progress: Progress = _silent,
     ) -> Image:  # fmt: skip
-        """The same with its layout and metadata; reads only the blocks that a window needs."""
+        """The same with its layout and metadata; reads only the blocks that a window needs.
+
+        Georeferencing is that of the window; TIFF tags too malformed for that are left out.
+        """
         container = bitstream.read(source, max_pixels=max_pixels)
         header = container.header
         self._check_header(header)
@@ -183,7 +188,10 @@ class Codec:
         if header.layout.has_alpha:
             plane = np.frombuffer(container.alpha() or b"", np.uint8).reshape(header.height, header.width, 1)
             pixels = np.concatenate([pixels, plane[window.slices]], -1)
-        return Image(pixels, header.layout, container.metadata)
+        metadata = container.metadata
+        if window != header.grid.whole:
+            metadata = replace(metadata, tiff=tiff.shifted(metadata.tiff, window.left, window.top))
+        return Image(pixels, header.layout, metadata)
 
     @staticmethod
     def info(data: bytes) -> Header:

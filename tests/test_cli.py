@@ -1,7 +1,9 @@
 """The command as a user types it: files in, files out; one line and status 2 for what can't be done."""
 
 import dataclasses
+import io
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ from drawn_model import drawn_model
 from PIL import Image
 
 from ltchm_jax import bitstream, cli
+from ltchm_jax.container.metadata import TiffTag
+from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model_file import make_model, save_model
@@ -174,6 +178,39 @@ def test_a_window_is_cut_out(folder, tmp_path):
     assert run("decompress", folder / "rgb.ltc", tmp_path / "part.png", "--window", "2,5,10,20", *model) == 0
     whole, part = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("all", "part"))
     np.testing.assert_array_equal(part, whole[5:25, 2:12])
+
+
+def cut_out(folder, tmp_path, *tags):
+    """The entries of a picture's file after compression, and those of a window 2, 5 of it."""
+    with open(tmp_path / "scene.tif", "wb") as file:
+        tiff.write(file, draw_scene(31, 17, 0), colour=True, alpha=False, tags=tags)
+    model = ("--model", folder / "m.safetensors")
+    assert run("compress", tmp_path / "scene.tif", tmp_path / "s.ltc", "--metadata", *model) == 0
+    assert run("decompress", tmp_path / "s.ltc", tmp_path / "all.tif", *model) == 0
+    assert run("decompress", tmp_path / "s.ltc", tmp_path / "part.tif", *model, "--window", "2,5,10,20") == 0
+    return [tiff.read_tags(io.BytesIO((tmp_path / f"{name}.tif").read_bytes())) for name in ("all", "part")]
+
+
+def test_a_window_keeps_its_place_on_the_map(folder, tmp_path):
+    scale = TiffTag(33550, 12, struct.pack("<3d", 0.5, 0.25, 0))
+    point = TiffTag(33922, 12, struct.pack("<6d", 1, 2, 0, 5e5, 4e6, 0))
+    whole, part = cut_out(folder, tmp_path, scale, point)
+    assert (whole[33550], whole[33922]) == (scale, point)
+    assert part[33550] == scale
+    assert struct.unpack("<6d", part[33922].data) == (1 - 2, 2 - 5, 0, 5e5, 4e6, 0)
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(tmp_path / "all.tif") as all_, rasterio.open(tmp_path / "part.tif") as cut:
+        old, new = all_.transform, cut.transform
+        assert (new.c, new.f) == (old.c + 2 * old.a, old.f + 5 * old.e)
+
+
+def test_a_malformed_place_is_dropped_from_a_window_and_reported(folder, tmp_path, capsys):
+    point = TiffTag(33922, 12, bytes(40))
+    whole, part = cut_out(folder, tmp_path, point)
+    assert whole[33922] == point
+    assert 33922 not in part
+    said = [line for line in capsys.readouterr().err.splitlines() if "can't keep" in line]
+    assert said == [f"{tmp_path / 'part.tif'}: this kind of file can't keep malformed TIFF tags"]
 
 
 @pytest.mark.parametrize(
