@@ -68,9 +68,11 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # a worker that was killed is one
         print(f"eval: {one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # rows that were measured are kept
+        return 130
     print(f"Results are in {options.out}/report.html, tables.md, summary.json and rows.csv")
     return 0
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltchm_jax.bitstream import Block, Malformed
+from ltchm_jax.bitstream import Block, LatentsMismatch, Malformed
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
-from ltchm_jax.entropy.range_coder import RangeCoderError
+from ltchm_jax.entropy.range_coder import GuardError, RangeCoderError
 from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, Mixture
 from ltchm_jax.model_file import Model
@@ -99,8 +99,8 @@ class BlockCoder:
         """y int32 [B, *shape, M] of B blocks of one shape, see `latent_shape`.
 
         Raises:
-          Malformed: a payload can't be decoded.
-          LatentsMismatch: it decodes to other latents than were encoded.
+          Malformed: a guard lies outside the block.
+          LatentsMismatch: a payload decodes to other latents than were encoded, or to none.
         """
         config = self.model.config
         z_rows, z_columns = (-(-n * Y_STRIDE // Z_STRIDE) for n in shape)
@@ -108,8 +108,13 @@ class BlockCoder:
         coded = [CodedLatents(block.payload, block.guards) for block in blocks]
         try:
             z, y = self.entropy.decode(coded, z_shape, y_shape, lambda z: self.psi(z, quality, shape))
-        except RangeCoderError as error:
+        except GuardError as error:
             raise Malformed(f"block {numbers[error.stream]} can't be decoded: {error}") from error
+        except RangeCoderError as error:  # and yet these are the bytes that were written
+            raise LatentsMismatch(
+                f"block {numbers[error.stream]} decodes to no latents ({error}): this device computes the "
+                "entropy model differently, decode on another one"
+            ) from error
         for i, block in enumerate(blocks):
             block.check_latents(latents_crc(z[i], y[i]))
         return y

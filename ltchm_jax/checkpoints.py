@@ -26,7 +26,6 @@ class RunCheckpoints:
     """
 
     def __init__(self, workdir: Path, config: Any, keep: int) -> None:
-        self._check_config(workdir, config)
         policies = ocp.checkpoint_managers
         best = policies.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
@@ -35,25 +34,27 @@ class RunCheckpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(n=keep), best]),
             enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager((workdir / "checkpoints").resolve(), options=options)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager((workdir / "checkpoints").resolve(), options=options)
+            self._check_config(workdir / "config.json", config)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
+            ) from error
         step = self._manager.best_step()
         metrics = None if step is None else self._manager.metrics(step)
         self.best_loss = math.inf if metrics is None else _loss(metrics)
 
-    @staticmethod
-    def _check_config(workdir: Path, config: Any) -> None:
-        path, text = workdir / "config.json", config.to_json_best_effort(indent=2, sort_keys=True)
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                with atomic_write(path) as file:
-                    file.write(text.encode())
-            old = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise CheckpointError(
-                f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
-            ) from error
-        old, new = _fields(old), _fields(json.loads(text))
+    def _check_config(self, path: Path, config: Any) -> None:
+        """Compares the configuration with that of the run found here, or keeps it where there is none."""
+        text = config.to_json_best_effort(indent=2, sort_keys=True)
+        if self.latest_step() is None or not path.exists():
+            with atomic_write(path) as file:
+                file.write(text.encode())
+        old, new = _fields(dict(json.loads(path.read_text()))), _fields(json.loads(text))
         known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field
         changed = sorted(name for name in known if old[name] != new[name])
         if changed:
@@ -67,7 +68,11 @@ class RunCheckpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, data_state: dict, loss: float = math.inf) -> None:
-        """Keeps a host state and the position in the data; `loss`: of a validation, if there was one."""
+        """Keeps a host state and the position in the data; `loss`: of a validation, if there was one.
+
+        One that is not finite counts as none: it must not pass for the best.
+        """
+        loss = loss if math.isfinite(loss) else math.inf
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state))
         self._manager.save(step, args=items, metrics={"loss": loss})
         self.best_loss = min(self.best_loss, loss)

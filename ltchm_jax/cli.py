@@ -24,6 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"ltchm: {one_line(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's way to say that memory ran out
+            raise
+        print(f"ltchm: out of memory, take a smaller --block-size: {one_line(error)}", file=sys.stderr)
+        return 2
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from ltchm_jax import bitstream
 from ltchm_jax.bitstream import Container, Header, Layout
 from ltchm_jax.block_coder import QUALITY_STEPS, BlockCoder, latent_shape
 from ltchm_jax.container.blocks import blend
-from ltchm_jax.container.grid import Grid, Rect
+from ltchm_jax.container.grid import MAX_BLOCK, MIN_BLOCK, Grid, Rect
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import longest_step
 from ltchm_jax.imagery import tiff
@@ -70,6 +70,10 @@ class Codec:
         self, model: Model, name: str = "unnamed", *,
         block_size: int = BLOCK_SIZE, overlap: int | None = None, effort: int = 0,
     ) -> None:  # fmt: skip
+        if block_size < MIN_BLOCK:  # a grid would take 0 for one block of any size
+            raise ValueError(
+                f"block size must be {MIN_BLOCK} to {MAX_BLOCK}, got {block_size}: use {BLOCK_SIZE}"
+            )
         self.model, self.name = model, f"{name}@{model.digest.hex()}"
         self.block_size = block_size
         self.overlap = min(OVERLAP, block_size // 4) if overlap is None else overlap

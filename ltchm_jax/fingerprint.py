@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax.block_coder import BlockCoder
+from ltchm_jax.entropy.range_coder import RangeCoderError
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.tables import tables_digest
 from ltchm_jax.entropy.wavefront import float64
@@ -45,9 +46,12 @@ def fingerprint(coder: BlockCoder, pixels: np.ndarray, quality: int) -> Fingerpr
     written = Tape()
     guards = coder.entropy.write(written, z, y, coder.psi(z, quality, y.shape))
     read = Tape(np.concatenate(written.bits))
-    z_hat, y_hat = coder.entropy.read(
-        [read], [guards], z.shape, y.shape, lambda z: coder.psi(z, quality, y.shape)
-    )
+    try:
+        z_hat, y_hat = coder.entropy.read(
+            [read], [guards], z.shape, y.shape, lambda z: coder.psi(z, quality, y.shape)
+        )
+    except RangeCoderError:  # it lost its way so far that no symbol is left to read: all zeros
+        z_hat, y_hat = np.zeros_like(z)[None], np.zeros_like(y)[None]
     head = coder.model.digest + tables_digest() + np.array(guards, "<i8").tobytes()
     digests = (digest(head, written, z, y), digest(head, read, z_hat[0], y_hat[0]), digest(b"", Tape(), z, y))
     return Fingerprint(*digests)

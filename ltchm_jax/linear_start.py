@@ -21,6 +21,7 @@ from ltchm_jax.model.transforms import HyperAnalysis
 GAMMA = 1e-3  # of GDN, where 0.1 is usual
 DAM_GAIN = 1.5  # of a DAM whose mask is 1/2 everywhere and whose trunk is the identity
 SPREAD_Z = 1.5  # standard deviation of z; that of the noise is 0.29
+CHUNK, BATCH = 1 << 16, 64  # rows of a covariance, and latents of images, that are taken at a time
 LEAST_KEPT = 0.01  # of the variance of a channel that a low rate has no bits for
 
 Tree = dict[str, Any]
@@ -63,7 +64,11 @@ def cells_of(x: np.ndarray, side: int) -> np.ndarray:
 def principal_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and basis [D, n] of rows [N, D]: n = min(count, D) columns, most variance first."""
     mean = rows.mean(0, dtype=np.float64)
-    _, basis = np.linalg.eigh(np.cov(rows - mean, rowvar=False))
+    scatter: Any = 0.0
+    for first in range(0, len(rows), CHUNK):  # in float64 at once they would take many times their memory
+        part = rows[first : first + CHUNK] - mean
+        scatter += part.T @ part
+    _, basis = np.linalg.eigh(scatter / (len(rows) - 1))
     return mean.astype(np.float32), basis[:, ::-1][:, :count].astype(np.float32)
 
 
@@ -147,7 +152,9 @@ def _make_residuals_silent(part: Tree) -> None:
 
 def _set_hyper_analysis(params: Tree, config: ModelConfig, y: np.ndarray) -> None:
     """Gives every channel of z mean 0 and the spread SPREAD_Z on y [N, h, w, M]."""
-    z = np.asarray(jax.jit(HyperAnalysis(config).apply)({"params": params}, y))
+    analyse = jax.jit(HyperAnalysis(config).apply)
+    parts = np.split(y, range(BATCH, len(y), BATCH))
+    z = np.concatenate([np.asarray(analyse({"params": params}, part)) for part in parts])
     scale = SPREAD_Z / np.maximum(z.std((0, 1, 2)), 1e-6)
     last = params["conv5"]
     last["kernel"] *= scale

@@ -132,7 +132,7 @@ def load_model(path: str | Path, *, check_shapes: bool = True) -> Model:
                 f"A model file says format {FORMAT}, {str(path)!r} says {metadata.get('format')!r}."
             )
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
-    except (OSError, SafetensorError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"A model is a safetensors file written by this package; {str(path)!r}: {error}."
         ) from error
@@ -158,7 +158,7 @@ def _from_arrays(
     try:
         cdf, offset = flat.pop(Z_CDF), int(flat.pop(Z_OFFSET).item())
         tables = PmfTables(cdf, offset)
-    except (KeyError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(
             f"The tables of z in {name!r} can't be used: {error}; export the model again."
         ) from error

@@ -1,5 +1,7 @@
 """Several processes as one run: how they join, and how they agree on what only one of them knows."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -49,6 +51,11 @@ def from_first(value: float) -> float:
     if jax.process_count() == 1:
         return value
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def tree_from_first(tree: Any) -> Any:
+    """The first process's arrays, on the host of all: what they computed alike may differ in a bit."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def any_of(flag: bool) -> bool:

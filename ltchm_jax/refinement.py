@@ -34,6 +34,7 @@ SHARE = 0.4  # of the moves that promise enough, made in one pass
 FIRST_GAIN, LAST_GAIN, FALL = 6.0, 1.0, 0.7  # bits that a move must promise: at first, at least, and by pass
 TILE = 4  # positions of y, along each side, that are taken from one pass
 MAX_EFFORT = 1_000
+MAX_LMBDA = 1e12
 
 
 class Problem(NamedTuple):
@@ -201,7 +202,7 @@ def trained_lmbdas(model: Model) -> tuple[float, ...]:
     if model.config.lmbdas:
         return model.config.lmbdas
     lmbda = training.get("lmbda")
-    if not isinstance(lmbda, int | float):
+    if not isinstance(lmbda, int | float) or not 0 < lmbda < MAX_LMBDA:
         raise ValueError("Refinement needs a model whose file says its lambda: leave `effort` at 0.")
     return (float(lmbda),)
 
@@ -210,6 +211,6 @@ def _training_notes(model: Model) -> dict[str, Any]:
     """What a model's file says of the configuration it was trained with; nothing if that can't be read."""
     try:
         found = json.loads(model.notes.get("training", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

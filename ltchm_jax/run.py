@@ -14,14 +14,14 @@ import numpy as np
 import optax
 
 from ltchm_jax import data, metrics, processes
-from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
+from ltchm_jax.checkpoints import RunCheckpoints
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
-from ltchm_jax.sources import DataError, Tolerant
-from ltchm_jax.training import NonFiniteLoss, Trainer, TrainState, check_finite
+from ltchm_jax.sources import Tolerant
+from ltchm_jax.training import Trainer, TrainState, check_finite
 
 
 @contextlib.contextmanager
@@ -69,6 +69,11 @@ def check(config: Any) -> None:
     for name, crop, stride, fit_name, on in crops:
         if on and crop % stride:
             raise ValueError(f"`{name}` must be a multiple of {stride} for {fit_name}, got {crop}.")
+    if config.distortion != "mse" and (config.linear_start or config.synthesis_refit):
+        raise ValueError(
+            "`linear_start` and `synthesis_refit` lower squared error: set both to 0 for `distortion` "
+            f"{config.distortion}."
+        )
     if config.entropy_fit and not (config.linear_start or config.init_from):
         raise ValueError(
             "`entropy_fit` needs weights to fit to: set `linear_start`, `init_from`, or `entropy_refit`."
@@ -110,6 +115,7 @@ def train(config: Any, workdir: Path) -> TrainState:
     checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)
     goes_on = checkpoints.latest_step() is not None
     host = trainer.init(None if goes_on else initial_variables(config, trainer.recipe.model, source))
+    host = processes.tree_from_first(host)
     if goes_on:
         host, position = checkpoints.restore(host)
         batches.set_state(position)
@@ -143,7 +149,7 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
 def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict | None:
     """The variables of the model file that `init_from` names, or of a linear start, or None.
 
-    Of either, the entropy model is fitted first if the configuration says so; the same on every host.
+    Of either, the entropy model is fitted first if the configuration says so.
 
     Raises:
       ModelError: the file can't be read, or is a model of another configuration.
@@ -174,7 +180,7 @@ def given_variables(path: str, model: ModelConfig) -> dict:
 def fit(
     config: Any, model: ModelConfig, variables: dict, source: Tolerant, steps: int, noisy: bool = False
 ) -> dict:
-    """The variables with their entropy model fitted to the first training crops; the same on every host."""
+    """The variables with their entropy model fitted to the first training crops."""
     images = first_crops(config, source, config.entropy_images, config.entropy_crop)
     key = jax.random.key(config.seed)
     seen = seen_of_fit("entropy model", "bpp", steps)
@@ -332,7 +338,7 @@ def main(config: Any, workdir: str, distributed: str = "") -> int:
     try:
         processes.join(distributed)
         state = train(config, Path(workdir))
-    except (DataError, CheckpointError, NonFiniteLoss, ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # XLA's own are RuntimeErrors
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole

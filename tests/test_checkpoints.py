@@ -42,7 +42,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     config = small_config()
     kept = RunCheckpoints(tmp_path, config, keep=2)
     assert kept.best_loss == np.inf
-    for step, loss in enumerate((np.inf, 5.0, np.inf, 3.0, 4.0, np.inf, np.inf)):
+    for step, loss in enumerate((np.inf, 5.0, np.inf, 3.0, 4.0, np.inf, np.nan)):
         kept.save(step, state_of(config, step), {}, loss)
     kept.close()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "5", "6"]
@@ -52,8 +52,15 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     again.close()
 
 
+def begun(workdir, config) -> None:
+    """A run that has one step behind it."""
+    kept = RunCheckpoints(workdir, config, keep=1)
+    kept.save(1, state_of(config, 1), {})
+    kept.close()
+
+
 def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
-    RunCheckpoints(tmp_path, small_config(), keep=1).close()
+    begun(tmp_path, small_config())
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
     del old["accumulate"]
@@ -70,14 +77,15 @@ def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
     ],
 )
 def test_a_run_keeps_its_configuration(tmp_path, fields, names):
-    RunCheckpoints(tmp_path, small_config(), keep=1).close()
+    RunCheckpoints(tmp_path, small_config(steps=1, **fields), keep=1).close()  # it made no step
+    begun(tmp_path, small_config())
     with pytest.raises(CheckpointError, match=f"began with; {names} differ") as caught:
         RunCheckpoints(tmp_path, small_config(**fields), keep=1)
     assert "\n" not in str(caught.value)
 
 
 def test_length_intervals_and_folders_may_change(tmp_path):
-    RunCheckpoints(tmp_path, small_config(), keep=1).close()
+    begun(tmp_path, small_config())
     RunCheckpoints(
         tmp_path, small_config(steps=9, log_every=3, **{"data.folder": "elsewhere"}), keep=1
     ).close()
@@ -85,6 +93,7 @@ def test_length_intervals_and_folders_may_change(tmp_path):
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b"[" * 100_000, b"[1]"])
 def test_a_damaged_record_of_the_configuration_is_refused(tmp_path, content):
+    begun(tmp_path, small_config())
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match="workdir") as caught:
         RunCheckpoints(tmp_path, small_config(), keep=1)

@@ -237,6 +237,18 @@ def test_wrong_arguments_are_one_line(capsys, arguments):
     assert said.count("\n") == 1
 
 
+def test_memory_that_runs_out_on_a_device_is_one_line(capsys, monkeypatch):
+    def exhausted(_: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nfor 9 bytes")
+
+    monkeypatch.setattr(cli, "run_info", exhausted)
+    assert cli.main(["info", "x.ltc"]) == 2
+    said = (
+        "ltchm: out of memory, take a smaller --block-size: RESOURCE_EXHAUSTED: Out of memory for 9 bytes\n"
+    )
+    assert capsys.readouterr().err == said
+
+
 def test_info_says_what_a_stream_holds(folder, capsys):
     assert run("info", folder / "rgb.ltc") == 0
     out = capsys.readouterr().out

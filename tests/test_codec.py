@@ -184,7 +184,9 @@ def test_threads_share_a_codec(variables):
         np.testing.assert_array_equal(fresh.decompress(stream), pixels)
 
 
-@pytest.mark.parametrize("cut", [{"block_size": 8}, {"block_size": 5000}, {"block_size": 64, "overlap": 20}])
+@pytest.mark.parametrize(
+    "cut", [{"block_size": 0}, {"block_size": 8}, {"block_size": 5000}, {"block_size": 64, "overlap": 20}]
+)
 def test_blocks_of_impossible_sizes_are_refused(codec, cut):
     with pytest.raises(ValueError, match=r"block size"):
         codec_module.Codec(codec.model, **cut)

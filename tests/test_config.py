@@ -57,6 +57,7 @@ def test_other_names_of_configurations_are_refused_in_one_line(text):
         ("parameter_width", 0), ("idconv_reduction", 0), ("idconv_reduction", -1),
         ("attention_at_analysis", [3]), ("attention_at_synthesis", [2]), ("hyper_attention_at", [8]),
         ("attention_at_analysis", 4), ("attention_at_analysis", ["4"]),
+        ("scale_min", 10**400), ("lmbdas", [10**400]),
         ("scale_min", 0), ("scale_min", float("nan")), ("scale_min", "x"),
         ("prior_filters", [0]), ("prior_filters", [3] * 1000), ("prior_filters", [1 << 20]),
         ("lmbdas", [0.0, 1.0]), ("lmbdas", [-1.0]), ("lmbdas", [2.0, 1.0]), ("lmbdas", [float("inf")]),

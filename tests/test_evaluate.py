@@ -40,6 +40,25 @@ def test_work_is_not_done_twice_but_again_where_something_changed(tmp_path: Path
     assert {row.codec_version for row in outcome.rows} == {"retrained"}
 
 
+class Broken(ToyCodec):
+    def compress(self, array: np.ndarray, quality: float | None = None) -> bytes:
+        raise ValueError("broken")
+
+
+def test_what_was_measured_of_another_codec_or_picture_is_no_result(tmp_path: Path) -> None:
+    folder, table = write_pictures(tmp_path / "in", (20, 30), (20, 30)), tmp_path / "rows.csv"
+    pictures, _ = list_pictures([folder])
+    evaluation.evaluate(table, pictures, [of_codec(ToyCodec())])
+    first, second = pictures
+    first.path.unlink()
+    outcome = evaluation.evaluate(table, pictures, [of_codec(ToyCodec())])
+    assert [row.image for row in outcome.rows] == [second.name]
+    assert [failure.image for failure in outcome.failures] == [first.name]
+    outcome = evaluation.evaluate(table, pictures, [of_codec(Broken(), version="retrained")])
+    assert outcome.rows == []
+    assert rows.read_rows(table) == []
+
+
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     pictures, _ = list_pictures([write_pictures(tmp_path / "in", (20, 30), (20, 30), (20, 30))])

@@ -68,6 +68,25 @@ def test_an_accelerator_computes_what_a_cpu_does():
     assert tuple(of_this_process()) == EXPECTED
 
 
+class Deviating(BlockCoder):
+    """Its steps see another hyper-latent than its parallel pass: a device that can't read its own streams."""
+
+    calls = 0
+
+    def psi(self, z, quality, shape):
+        self.calls += 1
+        return super().psi(z, quality, shape) + (self.factor if self.calls > 1 else 0)
+
+
+@pytest.mark.parametrize("factor", [0.5, 50.0])
+def test_a_device_that_deviates_gets_two_digests(factor):
+    coder = Deviating(portable_coder().model)
+    coder.factor = factor
+    found = fingerprint(coder, draw_scene(120, 180, 3), 0)
+    assert (found.encoder, found.latents) == (EXPECTED[0], EXPECTED[2])
+    assert found.decoder != found.encoder
+
+
 def test_every_integer_counts():
     rng = np.random.default_rng(0)
     z, y = rng.integers(-3, 4, (2, 5)), rng.integers(-3, 4, (2, 7))

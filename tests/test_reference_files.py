@@ -72,6 +72,17 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path):
     assert refused > len(whole) // 20  # dates and the like may change unnoticed
 
 
+def test_members_that_are_no_arrays_of_numbers_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.array(["text"]))
+    with pytest.raises(ValueError, match="'a' is no array of numbers"):
+        read_arrays(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("b", b"plain bytes")
+    with pytest.raises(ValueError, match="'b' is no array of numbers"):
+        read_arrays(path)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".pt"])
 def test_nothing_is_unpickled(tmp_path, suffix):
     torch_or_skip(suffix)

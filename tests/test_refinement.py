@@ -149,7 +149,19 @@ def test_the_lambda_of_a_single_rate_is_read_from_its_file():
     assert trained_lmbdas(noted) == (512.0,)
 
 
-@pytest.mark.parametrize("notes", ["", "{", "[1]", "{}", '{"lmbda": "much"}'])
+NOTES = [
+    "",
+    "{",
+    "[1]",
+    "{}",
+    '{"lmbda": "much"}',
+    '{"lmbda": 0}',
+    "[" * 100_000,
+    '{"lmbda": 1' + 400 * "0" + "}",
+]
+
+
+@pytest.mark.parametrize("notes", NOTES)
 def test_a_model_without_a_lambda_is_refused(notes):
     model = drawn_model(dataclasses.replace(SMALL, lmbdas=()))
     with pytest.raises(ValueError, match="says its lambda"):

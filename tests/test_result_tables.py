@@ -1,6 +1,6 @@
 from result_summary import result
 
-from ltchm_jax.evaluation.result_tables import details, markdown, overview
+from ltchm_jax.evaluation.result_tables import _number, details, markdown, overview
 
 
 def lines_with(text: str, part: str) -> list[str]:
@@ -25,6 +25,7 @@ def test_averages_rise_with_the_rate_and_show_infinity() -> None:
     rates = [line.split("|")[3].strip() for line in lines_with(details(result()), "JPEG 2000")]
     assert rates == ["0.2000", "1.0000"]
     assert "infinite" in lines_with(details(result()), "3.0000")[0]
+    assert _number(None, "lpips") == ""  # not measured
 
 
 def test_what_was_left_out_is_listed() -> None:

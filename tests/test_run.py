@@ -329,6 +329,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_pa
         ({"model.bands": 4}, "4 bands"),
         ({"linear_start": 5, "data.crop": 96}, "`data.crop` must be a multiple of 64 for linear_start"),
         ({"synthesis_refit": 5, "data.crop": 72}, "`data.crop` must be a multiple of 16 for synthesis_refit"),
+        ({"synthesis_refit": 5, "distortion": "ms_ssim"}, "`synthesis_refit` lower squared error"),
         ({"entropy_refit": 5, "entropy_crop": 32}, "`entropy_crop` must be a multiple of 64"),
         *[
             ({name: 0}, f"`{name}` must be at least 1")

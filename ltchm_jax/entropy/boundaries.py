@@ -8,7 +8,7 @@ guarantee.
 
 import numpy as np
 
-from ltchm_jax.entropy.range_coder import RangeCoderError
+from ltchm_jax.entropy.range_coder import GuardError
 
 # Far above float64 noise (about 1e-12 grid units), far below what would fill the list: of four million values
 # about one lies this close to a boundary by chance.
@@ -68,7 +68,7 @@ class GuardList:
         """Flat positions in the float64 [count, P * M] of step i, and the sides to take, int64 [g] both.
 
         Raises:
-          RangeCoderError: if an entry lies outside the latent.
+          GuardError: if an entry lies outside the latent.
         """
         if not len(self._index):
             return self._index, self._sides
@@ -76,7 +76,7 @@ class GuardList:
         limit = height * width * channels * count
         if self._index.min() < 0 or self._index.max() >= limit:
             highest = self._index.max()
-            raise RangeCoderError(f"guards of this latent must be in 0..{limit - 1}, got {highest}")
+            raise GuardError(f"guards of this latent must be in 0..{limit - 1}, got {highest}")
         pixel, channel, value = np.unravel_index(self._index, (height * width, channels, count))
         mine = self._step_of.ravel()[pixel] == i
         flat = (value * len(self._steps[i]) + self._slot_of.ravel()[pixel]) * channels + channel

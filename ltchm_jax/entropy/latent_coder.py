@@ -186,7 +186,8 @@ class LatentCoder:
           z int32 [B, h, w, C] and y int32 [B, H, W, M].
 
         Raises:
-          RangeCoderError: impossible symbols, or a guard that lies outside y.
+          RangeCoderError: impossible symbols, entropy parameters that are not finite, or (GuardError) a guard
+            that lies outside y.
         """
         channels = _channels((len(sources), *z_shape))
         symbols = walk(PmfModel(self._z_tables, channels), _answers_from(sources, math.prod(z_shape)))
@@ -216,7 +217,11 @@ class LatentCoder:
 def _snapped(values: np.ndarray, guards: GuardList, step: int, stream: int) -> np.ndarray:
     """int64 [3K - 1, P, M]: the grid values of a step of one stream, as its encoder rounded them."""
     with _of_stream(stream):
-        return snap(values, *guards.of_step(step, len(values)))
+        listed = guards.of_step(step, len(values))
+        try:
+            return snap(values, *listed)
+        except ValueError as error:
+            raise RangeCoderError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -273,9 +278,7 @@ def _checked(name: str, symbols: np.ndarray) -> np.ndarray:
     bad = np.abs(symbols).reshape(len(symbols), -1).max(axis=1) > SYMBOL_LIMIT
     if bad.any():
         with _of_stream(int(bad.argmax())):
-            raise RangeCoderError(
-                f"{name} decodes to a symbol outside +-{SYMBOL_LIMIT}: the payload is corrupt"
-            )
+            raise RangeCoderError(f"{name} decodes to a symbol outside +-{SYMBOL_LIMIT}")
     return symbols.astype(np.int32)
 
 

@@ -7,6 +7,7 @@ are serial, and the GPU is JAX's.
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,9 +22,21 @@ class RangeCoderError(ValueError):
     stream = 0
 
 
-@functools.cache
+class GuardError(RangeCoderError):
+    """A guard that lies outside the latent."""
+
+
+_STARTING = threading.Lock()
+
+
 def _backend() -> tuple[Any, Any, Any]:
     """(tensorflow, the module that holds the operations, the lookup tensor)."""
+    with _STARTING:  # of several threads one imports, with the environment changed for so long
+        return _imported()
+
+
+@functools.cache
+def _imported() -> tuple[Any, Any, Any]:
     try:
         with _quiet():
             import tensorflow as tf
@@ -49,7 +62,7 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         if before is None:
-            del os.environ["TF_CPP_MIN_LOG_LEVEL"]
+            os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
         else:
             os.environ["TF_CPP_MIN_LOG_LEVEL"] = before
 
@@ -127,7 +140,7 @@ class Decoder:
           RangeCoderError: if the range coder's own (weak) check says that the payload is not what it wrote.
         """
         if not bool(self._ops.entropy_decode_finalize(self._handle).numpy()):
-            raise RangeCoderError("the payload does not end where its last symbol does: it is corrupt")
+            raise RangeCoderError("the payload does not end where its last symbol does")
 
 
 def _check_indices(indices: np.ndarray) -> None:

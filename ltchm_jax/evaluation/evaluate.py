@@ -94,23 +94,26 @@ def _jobs(
     need_lpips: bool,
     failures: list[Failure],
 ) -> list[Job]:
-    """What is left to measure; pictures that can't even be opened go to `failures`."""
+    """What is left to measure, which is known no more; pictures that can't be opened go to `failures`."""
+    points = [(contender, setting) for contender in competitors for setting in contender.settings]
     jobs = []
     for picture in pictures:
+        digest = None
         try:
             digest = picture.sha256()
         except OSError as error:
             failures.append(Failure(picture.dataset, picture.name, "", "", one_line(error)))
-            continue
-        points = ((contender, setting) for contender in competitors for setting in contender.settings)
-        todo = (point for point in points if not _is_done(picture, digest, *point, known, need_lpips))
-        jobs.append(Job(picture, digest, tuple(todo)))
+        todo = [point for point in points if not _is_done(picture, digest, *point, known, need_lpips)]
+        for contender, setting in todo:  # of another picture or codec: no result of these, should they fail
+            known.pop((picture.dataset, picture.name, contender.curve, setting), None)
+        if digest:
+            jobs.append(Job(picture, digest, tuple(todo)))
     return jobs
 
 
 def _is_done(
     picture: Picture,
-    digest: str,
+    digest: str | None,
     contender: Contender,
     setting: str,
     known: dict[rows.Key, Row],

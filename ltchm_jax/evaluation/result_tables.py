@@ -1,6 +1,7 @@
 """A summary as Markdown: Bjontegaard deltas (the form of the paper's Table 3), coding times (the form of its
 Table 6, with the clock around what really codes), and the averages behind the curves."""
 
+from statistics import median
 from typing import Any
 
 from ltchm_jax.evaluation.summary import Summary
@@ -89,9 +90,7 @@ def _time_table(summary: Summary) -> str:
 
 
 def _seconds(points: list[dict[str, Any]]) -> list[str]:
-    middle = [
-        sorted(point[f"{way}_seconds"] for point in points)[len(points) // 2] for way in ("encode", "decode")
-    ]
+    middle = [median(point[f"{way}_seconds"] for point in points) for way in ("encode", "decode")]
     return [*(f"{value:.3f}" for value in middle), str(max(point["workers"] for point in points))]
 
 
@@ -121,7 +120,8 @@ def _average_table(summary: Summary, dataset: str) -> str:
 
 def _number(value: float | None, name: str) -> str:
     digits = 2 if name in ("psnr", "ms_ssim_db") else 4
-    return "infinite" if value is None else f"{value:.{digits}f}"
+    missing = "" if name == "lpips" else "infinite"  # what is not finite
+    return missing if value is None else f"{value:.{digits}f}"
 
 
 def _left_out(summary: Summary) -> str:

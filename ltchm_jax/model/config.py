@@ -1,5 +1,6 @@
 """What a model is: one frozen record, and the two presets it starts from."""
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -149,14 +150,15 @@ def _check(name: str, value: Any, legal: tuple[Any, ...]) -> None:
 
 def _typed(name: str, value: Any, default: Any) -> Any:
     """Checks a value of a configuration file against the type of the default."""
-    if isinstance(default, tuple):
-        kind = float if name == "lmbdas" else int
-        if isinstance(value, (list, tuple)) and all(type(v) in (int, kind) for v in value):
-            return tuple(kind(v) for v in value)
-    elif isinstance(default, float) and type(value) in (int, float):
-        return float(value)
-    elif type(value) is type(default):
-        return value
+    with contextlib.suppress(OverflowError):  # an integer that is no float
+        if isinstance(default, tuple):
+            kind = float if name == "lmbdas" else int
+            if isinstance(value, (list, tuple)) and all(type(v) in (int, kind) for v in value):
+                return tuple(kind(v) for v in value)
+        elif isinstance(default, float) and type(value) in (int, float):
+            return float(value)
+        elif type(value) is type(default):
+            return value
     raise ValueError(f"`{name}` must be like {default!r}, got {str(value)[:80]!r}.")
 
 

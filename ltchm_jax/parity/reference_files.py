@@ -23,8 +23,8 @@ MAX_BYTES = 4 << 30  # a state of width 512 takes 1 GiB
 TORCH = (".pt", ".pth", ".pth.tar")
 SUFFIXES = (".npz", ".safetensors", *TORCH)
 DAMAGE = (  # what the readers raise on bad bytes
-    OSError, ValueError, TypeError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile,
-    zlib.error, tokenize.TokenError, SafetensorError, pickle.UnpicklingError,
+    OSError, ValueError, TypeError, AttributeError, OverflowError, EOFError, KeyError, RuntimeError,
+    MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, SafetensorError, pickle.UnpicklingError,
 )  # fmt: skip
 
 
@@ -90,7 +90,11 @@ def _read_npz(path: Path) -> State:
     if not zipfile.is_zipfile(path):
         raise ValueError("it is not an archive")
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files}
+    for name, array in arrays.items():
+        if not (isinstance(array, np.ndarray) and array.dtype.kind in "fiub"):
+            raise ValueError(f"{name!r} is no array of numbers")
+    return arrays
 
 
 def _read_torch(path: Path) -> State:

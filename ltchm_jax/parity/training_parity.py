@@ -58,6 +58,8 @@ def training_rows(imported: Imported, arrays: Mapping[str, np.ndarray]) -> list[
 
 def _rows(got: Mapping[str, Any], arrays: Mapping[str, np.ndarray], name: str, tolerance: float) -> list[Row]:
     want = {key: value for key, value in section(arrays, name).items() if not key.endswith(COUNTER)}
+    if got and not want:
+        raise ValueError(f"A golden training step must have tensors {name}/..., this file has none.")
     check_names(want, got)
     return [compare(f"{name}/{key}", got[key], value, tolerance) for key, value in want.items()]
 
