@@ -38,9 +38,9 @@ class RunCheckpoints:
             workdir.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager((workdir / "checkpoints").resolve(), options=options)
             self._check_config(workdir / "config.json", config)
+        except CheckpointError:
+            raise
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            if isinstance(error, CheckpointError):
-                raise
             raise CheckpointError(
                 f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
             ) from error

@@ -115,12 +115,13 @@ def train(config: Any, workdir: Path) -> TrainState:
     checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)
     goes_on = checkpoints.latest_step() is not None
     host = trainer.init(None if goes_on else initial_variables(config, trainer.recipe.model, source))
-    host = processes.tree_from_first(host)
     if goes_on:
         host, position = checkpoints.restore(host)
         batches.set_state(position)
         if processes.is_first():
             print(f"goes on from step {int(host.step)}", file=sys.stderr)
+    else:
+        host = processes.tree_from_first(host)
     try:
         with stop_on_signals() as asked:
             host = Run(config, workdir, trainer, checkpoints, source, batches, asked).loop(host)
