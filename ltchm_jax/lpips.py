@@ -5,6 +5,7 @@ hold the tensors of the public PyTorch releases under their own names: `features
 `features.N.bias` of the backbone, `linK.model.1.weight` of the linear layers, K from 0 to 4.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 # What the backbone subtracts and divides by, for input in -1..1 (the ImageNet statistics, rescaled).
@@ -62,7 +62,12 @@ BACKBONES: dict[str, tuple[Conv, ...]] = {
 
 
 class Lpips:
-    """LPIPS with one backbone. Call it on a pair of images; smaller is more alike, 0 for equal images."""
+    """LPIPS with one backbone. Call it on a pair of images; smaller is more alike, 0 for equal images.
+
+    Attributes:
+        version: backbone and digest of the weights, 'alex@0123456789abcdef'; distances of two versions are
+            not to be compared.
+    """
 
     def __init__(self, net: str, tensors: Mapping[str, np.ndarray]) -> None:
         """Checks and keeps the weights.
@@ -77,11 +82,15 @@ class Lpips:
         """
         if net not in BACKBONES:
             raise ValueError(f"LPIPS backbone must be one of {', '.join(BACKBONES)}, got {net!r}")
-        self.net = net
-        self._weights = {
-            name: jnp.asarray(_tensor(tensors, name, shape, net), jnp.float32)
+        weights = {
+            name: _tensor(tensors, name, shape, net).astype("<f4")
             for name, shape in _shapes(BACKBONES[net]).items()
         }
+        sha = hashlib.sha256()
+        for array in weights.values():
+            sha.update(array.tobytes())
+        self.net, self.version = net, f"{net}@{sha.hexdigest()[:16]}"
+        self._weights = jax.tree.map(jnp.asarray, weights)
         self._distance = jax.jit(self._compute, static_argnames="released")
 
     @classmethod
@@ -172,7 +181,7 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
                 return {name: archive[name] for name in archive.files}
     except OSError:
         raise
-    except (SafetensorError, Exception) as error:  # a damaged archive fails in many ways
+    except Exception as error:  # a damaged archive fails in many ways
         raise ValueError(f"{path} is not a readable {path.suffix} file: {error}") from error
     raise ValueError(f"LPIPS weights must be .safetensors or .npz, got {path}; convert the file first")
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lpips_weights import lpips_weights
 from toy_codec import ToyCodec, write_pictures
 
 from ltchm_jax.evaluation import evaluate as evaluation
@@ -88,6 +89,21 @@ def test_numbers_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> Non
     shared = evaluation.evaluate(tmp_path / "2.csv", pictures, competitors, workers=2)
     assert without_times(shared.rows) == without_times(alone.rows)
     assert {row.workers for row in shared.rows} == {2}
+
+
+def test_lpips_of_other_weights_is_measured_anew(tmp_path: Path) -> None:
+    table, codec = tmp_path / "rows.csv", ToyCodec()
+    pictures, _ = list_pictures([write_pictures(tmp_path / "in", (20, 30))])
+    for seed in (1, 2):
+        np.savez(tmp_path / f"{seed}.npz", **lpips_weights("alex", seed))  # type: ignore[arg-type]
+    first, second = (evaluation.LpipsFiles("alex", (str(tmp_path / f"{seed}.npz"),)) for seed in (1, 2))
+    (one,) = evaluation.evaluate(table, pictures, [of_codec(codec)], first).rows
+    (other,) = evaluation.evaluate(table, pictures, [of_codec(codec)], second).rows
+    assert one.lpips != other.lpips
+    calls = codec.calls
+    evaluation.evaluate(table, pictures, [of_codec(codec)], second)
+    evaluation.evaluate(table, pictures, [of_codec(codec)])  # without LPIPS any will do
+    assert codec.calls == calls
 
 
 def test_unusable_lpips_weights_stop_at_once(tmp_path: Path) -> None:

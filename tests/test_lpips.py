@@ -2,23 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lpips_weights import lpips_weights
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import save_file
 
-from ltchm_jax import lpips
-from ltchm_jax.lpips import BACKBONES, Lpips
-
-
-def weights(net: str) -> dict[str, np.ndarray]:
-    """Random tensors, scaled so that activations neither die nor explode."""
-    rng = np.random.default_rng(1)
-    tensors = {}
-    for name, shape in lpips._shapes(BACKBONES[net]).items():
-        scale = np.sqrt(2 / np.prod(shape[1:])) if name.endswith("weight") else 0.1
-        tensors[name] = (rng.normal(size=shape) * scale).astype(np.float32)
-        if name.startswith("lin"):
-            tensors[name] = np.abs(tensors[name])
-    return tensors
+from ltchm_jax.lpips import Lpips
 
 
 def pictures(height: int = 33, width: int = 41) -> list[np.ndarray]:
@@ -79,7 +67,7 @@ def distance(net: str, x: np.ndarray, y: np.ndarray, w: dict[str, np.ndarray], l
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_distance_is_that_of_another_implementation(net: str) -> None:
     x, y = pictures()
-    w = weights(net)
+    w = lpips_weights(net)
     measure = Lpips(net, w)
     assert measure(x, y) == pytest.approx(distance(net, x, y, w, low=-1.0), rel=1e-4)
     assert measure(x, y, released=True) == pytest.approx(distance(net, x, y, w, low=0.0), rel=1e-4)
@@ -89,12 +77,12 @@ def test_distance_is_that_of_another_implementation(net: str) -> None:
 def test_small_pictures_are_reflected() -> None:
     x, y = pictures(7, 40)
     wider = [np.pad(image, [(0, 25), (0, 0), (0, 0)], mode="symmetric") for image in (x, y)]
-    measure = Lpips("alex", weights("alex"))
+    measure = Lpips("alex", lpips_weights("alex"))
     assert measure(x, y) == pytest.approx(measure(*wider))
 
 
 def test_weights_come_from_two_files(tmp_path: Path) -> None:
-    w = weights("alex")
+    w = lpips_weights("alex")
     backbone = {name: array for name, array in w.items() if name.startswith("features")}
     save_file(backbone, tmp_path / "alexnet.safetensors")
     np.savez(tmp_path / "linear.npz", **{name: array for name, array in w.items() if name not in backbone})
@@ -107,7 +95,7 @@ def test_weights_come_from_two_files(tmp_path: Path) -> None:
 
 def test_weights_of_another_backbone_are_refused() -> None:
     with pytest.raises(ValueError, match=r"needs features.2.weight|floats"):
-        Lpips("vgg", weights("alex"))
+        Lpips("vgg", lpips_weights("alex"))
     with pytest.raises(ValueError, match="one of alex, vgg"):
         Lpips("squeeze", {})
 
@@ -127,7 +115,15 @@ def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
 
 def test_wrong_pictures_are_refused() -> None:
     x, _ = pictures()
-    measure = Lpips("alex", weights("alex"))
+    measure = Lpips("alex", lpips_weights("alex"))
     for y in (x[:-1], x.astype(float), x[..., :1]):
         with pytest.raises(ValueError, match="two uint8 arrays"):
             measure(x, y)
+
+
+def test_version_tells_backbones_and_weights_apart() -> None:
+    versions = [
+        Lpips(net, lpips_weights(net, seed)).version for net, seed in (("alex", 1), ("alex", 2), ("vgg", 1))
+    ]
+    assert len(set(versions)) == 3
+    assert Lpips("alex", lpips_weights("alex")).version == versions[0]

@@ -2,12 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lpips_weights import lpips_weights
 from toy_codec import ToyCodec, picture, write_pictures
 
 from ltchm_jax import metrics
 from ltchm_jax.evaluation.contenders import Contender, of_codec
 from ltchm_jax.evaluation.measurement import Job, measure, measure_picture
 from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.lpips import Lpips
 
 
 def job(path: Path, *codecs: ToyCodec) -> Job:
@@ -58,8 +60,10 @@ def test_codec_that_raises_stops_nobody_else(tmp_path: Path) -> None:
 
 def test_lpips_fills_its_column(tmp_path: Path) -> None:
     write_pictures(tmp_path, (20, 30))
-    outcome = measure_picture(job(tmp_path / "p0.png", ToyCodec()), lambda x, x_hat: 0.25, set(), workers=1)
-    assert outcome.rows[0].lpips == 0.25
+    lpips = Lpips("alex", lpips_weights("alex"))
+    (row,) = measure_picture(job(tmp_path / "p0.png", ToyCodec()), lpips, set(), workers=1).rows
+    assert row.lpips == lpips(picture(20, 30), ToyCodec().decompress(ToyCodec().compress(picture(20, 30))))
+    assert row.lpips_version == lpips.version
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3), np.uint8), np.zeros((8, 9, 3), np.float32)])

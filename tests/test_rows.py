@@ -23,6 +23,7 @@ ROW = Row(
     10.0,
     0.5,
     0.25,
+    "alex@0",
     0.01,
     0.02,
     1,
@@ -42,7 +43,7 @@ def test_rows_survive_a_file_exactly(tmp_path: Path) -> None:
 
 def test_lpips_that_was_not_measured_is_an_empty_field(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    rows.write_rows(path, [dataclasses.replace(ROW, lpips=math.nan)])
+    rows.write_rows(path, [dataclasses.replace(ROW, lpips=math.nan, lpips_version="")])
     assert math.isnan(rows.read_rows(path)[0].lpips)
     assert "nan" not in path.read_text()
 
@@ -70,8 +71,8 @@ def test_the_last_row_of_a_key_counts(tmp_path: Path) -> None:
     ("text", "rule"),
     [
         ("a,b\n1,2\n", "must start with the columns"),
-        (",".join(rows.COLUMNS) + "\n1,2\n", "needs 18 fields in line 2"),
-        (",".join(rows.COLUMNS) + "\n" + "x," * 17 + "x\n", "can't be read in line 2"),
+        (",".join(rows.COLUMNS) + "\n1,2\n", "needs 19 fields in line 2"),
+        (",".join(rows.COLUMNS) + "\n" + "x," * 18 + "x\n", "can't be read in line 2"),
     ],
 )
 def test_foreign_files_are_refused(tmp_path: Path, text: str, rule: str) -> None:

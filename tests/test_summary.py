@@ -14,7 +14,25 @@ from ltchm_jax.evaluation.pictures import Picture
 from ltchm_jax.evaluation.rows import Row
 
 ROW = Row(
-    "set", "a.png", "0" * 16, 8, 9, "toy", "1", "v", 100, 0.1, 30.0, 0.9, 10.0, 0.5, math.nan, 0.01, 0.02, 1
+    "set",
+    "a.png",
+    "0" * 16,
+    8,
+    9,
+    "toy",
+    "1",
+    "v",
+    100,
+    0.1,
+    30.0,
+    0.9,
+    10.0,
+    0.5,
+    math.nan,
+    "",
+    0.01,
+    0.02,
+    1,
 )
 
 
@@ -49,6 +67,16 @@ def test_averages_are_means_of_pictures_and_times_are_medians() -> None:
     assert point["encode_seconds"] == 0.2
     assert point["num_bytes"] == 300
     assert point["lpips"] is None
+
+
+@pytest.mark.parametrize(("other", "expected"), [("alex@0", 0.25), ("vgg@0", None)])
+def test_lpips_of_different_weights_is_not_averaged(other: str, expected: float | None) -> None:
+    table = [
+        dataclasses.replace(ROW, image=image, lpips=0.25, lpips_version=version)
+        for image, version in (("a.png", "alex@0"), ("b.png", other))
+    ]
+    (point,) = summarised(table, contender("toy", "1"))["datasets"]["set"]["points"]["toy"]
+    assert point["lpips"] == expected
 
 
 def test_codecs_are_compared_on_the_same_pictures() -> None:

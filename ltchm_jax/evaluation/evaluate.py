@@ -7,14 +7,12 @@ picture and the codec are the same. Only the seconds depend on how many processe
 import dataclasses
 import functools
 import itertools
-import math
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from ltchm_jax.evaluation import contenders, rows
@@ -71,11 +69,11 @@ def evaluate(
         RowsError: `table` is not such a table.
         ValueError: LPIPS weights are not usable.
     """
-    load_lpips(lpips)
+    measure = load_lpips(lpips)
     known = {row.key: row for row in rows.read_rows(table)}
     rows.write_rows(table, known.values())
     result = Outcome()
-    jobs = _jobs(pictures, competitors, known, lpips is not None, result.failures)
+    jobs = _jobs(pictures, competitors, known, "" if measure is None else measure.version, result.failures)
     for outcome in _with_progress(jobs, lpips, workers):
         rows.append_rows(table, outcome.rows)
         known |= {row.key: row for row in outcome.rows}
@@ -91,7 +89,7 @@ def _jobs(
     pictures: Sequence[Picture],
     competitors: Sequence[Contender],
     known: dict[rows.Key, Row],
-    need_lpips: bool,
+    lpips_version: str,
     failures: list[Failure],
 ) -> list[Job]:
     """What is left to measure, which is known no more; pictures that can't be opened go to `failures`."""
@@ -103,7 +101,7 @@ def _jobs(
             digest = picture.sha256()
         except OSError as error:
             failures.append(Failure(picture.dataset, picture.name, "", "", one_line(error)))
-        todo = [point for point in points if not _is_done(picture, digest, *point, known, need_lpips)]
+        todo = [point for point in points if not _is_done(picture, digest, *point, known, lpips_version)]
         for contender, setting in todo:  # of another picture or codec: no result of these, should they fail
             known.pop((picture.dataset, picture.name, contender.curve, setting), None)
         if digest:
@@ -117,13 +115,13 @@ def _is_done(
     contender: Contender,
     setting: str,
     known: dict[rows.Key, Row],
-    need_lpips: bool,
+    lpips_version: str,
 ) -> bool:
-    """Whether the table has this point for this very file and this very codec."""
+    """Whether the table has this point for this very file, codec and LPIPS; of any LPIPS if '' is given."""
     row = known.get((picture.dataset, picture.name, contender.curve, setting))
     if row is None or (row.image_sha256, row.codec_version) != (digest, contender.version):
         return False
-    return not (need_lpips and math.isnan(row.lpips))
+    return lpips_version in ("", row.lpips_version)
 
 
 def _order(pictures: Sequence[Picture], competitors: Sequence[Contender]) -> dict[rows.Key, int]:
@@ -153,9 +151,9 @@ def _of_kind(job: Job, is_model: bool) -> tuple[tuple[Contender, str], ...]:
 
 
 def _in_turn(jobs: Iterable[Job], lpips: LpipsFiles | None) -> Iterator[Outcome]:
-    measure_lpips, warm = load_lpips(lpips), set[tuple[str, ...]]()
+    measure, warm = load_lpips(lpips), set[tuple[str, ...]]()
     for job in jobs:
-        yield measure_picture(job, measure_lpips, warm, workers=1)
+        yield measure_picture(job, measure, warm, workers=1)
 
 
 def _in_pool(jobs: Sequence[Job], lpips: LpipsFiles | None, workers: int) -> Iterator[Outcome]:
@@ -197,6 +195,6 @@ def _baseline(name: str) -> Contender:
 
 
 @functools.cache
-def load_lpips(files: LpipsFiles | None) -> Callable[[np.ndarray, np.ndarray], float] | None:
+def load_lpips(files: LpipsFiles | None) -> Lpips | None:
     """The LPIPS measure of these files; None for None. Raises ValueError or OSError for unusable files."""
     return None if files is None else Lpips.load(files.net, *files.paths)

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,7 @@ from ltchm_jax.evaluation.contenders import Contender, one_line
 from ltchm_jax.evaluation.pictures import Picture
 from ltchm_jax.evaluation.rows import Row
 from ltchm_jax.imagery.images import ImageError
+from ltchm_jax.lpips import Lpips
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Job:
 
 def measure_picture(
     job: Job,
-    measure_lpips: Callable[[np.ndarray, np.ndarray], float] | None,
+    lpips: Lpips | None,
     warm: set[tuple[str, ...]],
     workers: int,
 ) -> Outcome:
@@ -52,7 +52,7 @@ def measure_picture(
 
     Args:
         job: the picture and the points to measure.
-        measure_lpips: LPIPS of a pair of images, or None.
+        lpips: measures LPIPS; None leaves it out.
         warm: what has been coded before; grows.
         workers: how many processes measure at this time.
     """
@@ -71,8 +71,7 @@ def measure_picture(
             failure = Failure(picture.dataset, picture.name, contender.curve, setting, one_line(error))
             outcome.failures.append(failure)
             continue
-        distance = math.nan if measure_lpips is None else measure_lpips(pixels, measured.x_hat)
-        outcome.rows.append(_row(job, contender, setting, pixels, measured, distance, workers))
+        outcome.rows.append(_row(job, contender, setting, pixels, measured, lpips, workers))
     return outcome
 
 
@@ -116,7 +115,7 @@ def _row(
     setting: str,
     pixels: np.ndarray,
     measured: Measured,
-    distance: float,
+    lpips: Lpips | None,
     workers: int,
 ) -> Row:
     height, width, _ = pixels.shape
@@ -136,7 +135,8 @@ def _row(
         ms_ssim=similarity,
         ms_ssim_db=metrics.ms_ssim_db(similarity),
         vif_p=metrics.vif_p(pixels, measured.x_hat),
-        lpips=distance,
+        lpips=math.nan if lpips is None else lpips(pixels, measured.x_hat),
+        lpips_version="" if lpips is None else lpips.version,
         encode_seconds=measured.encode_seconds,
         decode_seconds=measured.decode_seconds,
         workers=workers,

@@ -34,6 +34,7 @@ class Row:
         num_bytes: size of the whole encoded file.
         bpp, psnr, ms_ssim, ms_ssim_db, vif_p, lpips: as `metrics` and `lpips` define them; lpips is nan
             where it was not asked for. psnr and ms_ssim_db are inf for an exact copy.
+        lpips_version: backbone and weights of lpips, '' where it is nan.
         encode_seconds, decode_seconds: wall clock, array to bytes and bytes to array, after a warm-up.
         workers: processes that measured at the same time; above 1 the seconds are not to be quoted.
     """
@@ -53,6 +54,7 @@ class Row:
     ms_ssim_db: float
     vif_p: float
     lpips: float
+    lpips_version: str
     encode_seconds: float
     decode_seconds: float
     workers: int

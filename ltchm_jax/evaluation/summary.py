@@ -115,11 +115,15 @@ def _codec(group: Sequence[Contender]) -> dict[str, Any]:
 def _dataset(name: str, outcome: Outcome, competitors: Sequence[Contender]) -> dict[str, Any]:
     table = [row for row in outcome.rows if row.dataset == name]
     failures = [failure for failure in outcome.failures if failure.dataset == name]
+    of_one_lpips = len({row.lpips_version for row in table}) == 1  # others do not compare
     present = {(row.codec, row.setting) for row in table}
     complete = _complete_images(table, present)
     points = {
         curve: [
-            _point([row for row in table if (row.codec, row.setting) == key and row.image in complete])
+            _point(
+                [row for row in table if (row.codec, row.setting) == key and row.image in complete],
+                of_one_lpips,
+            )
             for key in ((curve, setting) for contender in group for setting in contender.settings)
             if key in present and complete
         ]
@@ -154,9 +158,10 @@ def _sizes(table: Iterable[Row]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}" if names else ""
 
 
-def _point(group: Sequence[Row]) -> dict[str, Any]:
+def _point(group: Sequence[Row], of_one_lpips: bool) -> dict[str, Any]:
     """Averages of one setting."""
     means = {name: _mean([getattr(row, name) for row in group]) for name in MEANS}
+    means |= {} if of_one_lpips else {"lpips": None}
     return {
         "setting": group[0].setting,
         "num_bytes": sum(row.num_bytes for row in group),
