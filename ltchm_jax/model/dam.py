@@ -171,9 +171,8 @@ class DAM(nn.Module):
     def _stacked_variables(self, unit: ResidualUnit, channels: int) -> dict:
         def init(key: Array, collection: str) -> dict:
             keys = jax.random.split(key, (BRANCHES, UNITS))
-            return jax.vmap(jax.vmap(lambda key: unit.init(key, jnp.zeros((1, 3, 3, channels)))[collection]))(
-                keys
-            )
+            x = jax.ShapeDtypeStruct((1, 3, 3, channels), jnp.float32)
+            return jax.vmap(jax.vmap(lambda key: unit.lazy_init(key, x)[collection]))(keys)
 
         variables = {"params": param(self, "branches", init, "params")}
         if self.norm == "batch":
