@@ -350,13 +350,12 @@ def run_import(options: argparse.Namespace) -> None:
 def run_export(options: argparse.Namespace) -> None:
     """`ltchm export-torch`."""
     from ltchm_jax.codec import find_model
-    from ltchm_jax.interop import export_state
+    from ltchm_jax.interop import check_released, export_state
     from ltchm_jax.model_file import load_model
     from ltchm_jax.parity.reference_files import write_arrays
 
     model = load_model(find_model(options.model))
-    if model.config.variant != "released" or model.config.lmbdas:
-        raise ValueError(f"Only models of preset released have PyTorch names, {options.model!r} is another.")
+    check_released(model.config)
     write_arrays(options.output, export_state(model.variables))
 
 

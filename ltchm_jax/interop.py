@@ -51,6 +51,17 @@ def import_state(state: Mapping[str, np.ndarray]) -> Imported:
     return Imported(config, variables, skipped)
 
 
+def check_released(config: ModelConfig) -> None:
+    """Raises ValueError for what the released code can't be configured as; width and bands are free."""
+    ours = config.to_dict()
+    theirs = PRESETS["released"].to_dict() | {name: ours[name] for name in ("width", "bands")}
+    other = [f"{name} {ours[name]!r} for {theirs[name]!r}" for name in theirs if ours[name] != theirs[name]]
+    if other:
+        raise ValueError(
+            f"Only models of preset released have PyTorch names, this one differs: {', '.join(other)}."
+        )
+
+
 def export_state(variables: Mapping[str, Any]) -> State:
     """The reference state of Flax variables: every tensor that the released forward pass reads.
 
@@ -129,7 +140,8 @@ def _check(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _finite(value: np.ndarray) -> bool:
-    return value.dtype.kind in "fiu" and bool(np.isfinite(value).all())
+    with np.errstate(over="ignore"):  # of a float64 too large for float32
+        return value.dtype.kind in "fiu" and bool(np.isfinite(value.astype(np.float32)).all())
 
 
 def _get(tree: Any, path: Path) -> Any:

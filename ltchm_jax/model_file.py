@@ -57,11 +57,19 @@ def make_model(
     """A model from variables in memory; its tables of z are made here.
 
     Args:
-      half: round the weights to float16, which halves the file; else they stay as they are.
+      half: round the weights to float16, which halves the file, but for arrays with a value beyond its
+        range; else they stay as they are.
     """
-    dtype = np.float16 if half else np.float32
-    variables = jax.tree.map(lambda v: np.asarray(v, dtype).astype(np.float32), jax.device_get(variables))
+    round_ = _rounded if half else functools.partial(np.asarray, dtype=np.float32)
+    variables = jax.tree.map(round_, jax.device_get(variables))
     return Model(config, variables, make_z_tables(config, variables), notes or {})
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+    """float32 values as float16 has them; unchanged where it can't hold them all."""
+    with np.errstate(over="ignore"):
+        half = np.asarray(array, np.float16).astype(np.float32)
+    return half if np.isfinite(half).all() else np.asarray(array, np.float32)
 
 
 def make_z_tables(config: ModelConfig, variables: dict) -> PmfTables:

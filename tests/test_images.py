@@ -13,7 +13,7 @@ from PIL import Image as pillow
 from PIL import ImageCms, PngImagePlugin
 
 from ltchm_jax.container.header import Layout
-from ltchm_jax.container.metadata import Metadata, TiffTag
+from ltchm_jax.container.metadata import MAX_BYTES, Metadata, TiffTag
 from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.images import Image, ImageError, read_image, write_image
 
@@ -154,6 +154,52 @@ def png(depth: int, colour: int, row: bytes) -> io.BytesIO:
     return io.BytesIO(
         b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
     )
+
+
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+
+
+def orientation_in_text(key: str) -> str:
+    exif = pillow.Exif()
+    exif[274] = 6
+    data = exif.tobytes()
+    return XMP if key.startswith("XML") else f"\nexif\n{len(data):8}\n{data.hex()}\n"
+
+
+@pytest.mark.parametrize("key", ["XML:com.adobe.xmp", "Raw profile type exif"])
+def test_orientation_in_text_is_applied_once(key, tmp_path):
+    pixels, info = noise(9, 6, 3), PngImagePlugin.PngInfo()
+    info.add_itxt(key, orientation_in_text(key))
+    image = read_image(stored(pillow.fromarray(pixels), "PNG", pnginfo=info))
+    np.testing.assert_array_equal(image.pixels, np.rot90(pixels, -1))
+    write_image(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, image.pixels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.filterwarnings("error")
+def test_exif_that_cant_be_read_is_dropped(kind):
+    pixels = noise(16, 16, 3)
+    image = read_image(stored(pillow.fromarray(pixels), kind, exif=b"Exif\0\0garbage!"))
+    assert image.metadata.exif == b""
+    cut = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"  # of 65,535 entries, the first begins
+    assert read_image(stored(pillow.fromarray(pixels), kind, exif=cut)).pixels.shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_has_the_depth_of_its_picture(depth):
+    top = 2**depth - 1
+    transparent = b"tRNS" + struct.pack(">H", top)
+    chunk = struct.pack(">L", 2) + transparent + struct.pack(">L", zlib.crc32(transparent))
+    data = png(depth, 0, bytes([top << (8 - depth)])).getvalue()
+    image = read_image(io.BytesIO(data[:33] + chunk + data[33:]))
+    assert image.pixels.tolist() == [[[255, 0]]]
+
+
+def test_a_large_profile_returns_through_png(tmp_path):
+    profile = np.random.default_rng(0).bytes(2_000_000)
+    write_image(tmp_path / "a.png", Image(noise(3, 3, 3), Layout.RGB, Metadata(icc=profile)))
+    assert read_image(tmp_path / "a.png").metadata.icc == profile
 
 
 @pytest.mark.parametrize(("colour", "samples"), [(0, 1), (2, 3), (4, 2), (6, 4)])
@@ -299,7 +345,7 @@ def test_bombs_are_refused_and_the_limit_of_pillow_is_left_alone():
     with pytest.raises(ImageError, match="up to"):
         read_image(io.BytesIO(bomb[:29] + crc + bomb[33:]))
     text = PngImagePlugin.PngInfo()
-    text.add_text("k", "x" * 2_000_000, zip=True)
+    text.add_text("k", "x" * (MAX_BYTES + 1), zip=True)
     with pytest.raises(ImageError, match="MAX_TEXT_CHUNK"):
         read_image(stored(pillow.new("L", (4, 4)), "PNG", pnginfo=text))
     assert before == pillow.MAX_IMAGE_PIXELS

@@ -13,6 +13,7 @@ from ltchm_jax.interop import (
     MASKED,
     UNUSED,
     State,
+    check_released,
     export_state,
     import_state,
     reference_shapes,
@@ -91,6 +92,7 @@ def test_all_faults_are_listed_in_one_error(state):
     state["Encoder.b9.weight"] = np.zeros(3)
     state["Encoder.b0_shortcut.weight"] = np.zeros((32, 3, 3, 3))
     state["Encoder.b1_layer0.bias"][4] = np.nan
+    state["Encoder.b2_layer0.bias"] = np.full(32, 1e300)  # finite until it is a float32
     with pytest.raises(ValueError, match="must match the released model") as error:
         import_state(state)
     text = str(error.value)
@@ -99,9 +101,26 @@ def test_all_faults_are_listed_in_one_error(state):
         "2 missing: Decoder.b3_layer2.bias, bitEstimator_z.f4.h",
         "1 unexpected: Encoder.b9.weight",
         "1 of a wrong shape: Encoder.b0_shortcut.weight (32, 3, 3, 3) for (32, 3, 1, 1)",
-        "1 not of finite numbers: Encoder.b1_layer0.bias",
+        "2 not of finite numbers: Encoder.b1_layer0.bias, Encoder.b2_layer0.bias",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"attention": "sam"},
+        {"attention": "none", "hyper_attention": "none"},
+        {"idconv_norm": "none"},
+        {"mixture": "gaussian"},
+        {"scale_min": 0.2},
+    ],
+)
+def test_models_that_the_released_code_cant_be_are_named(field):
+    released = PRESETS["released"]
+    check_released(dataclasses.replace(released, width=32, bands=1))
+    with pytest.raises(ValueError, match=f"this one differs: {min(field)}"):
+        check_released(dataclasses.replace(released, **field))
 
 
 def test_another_mask_is_refused(state):

@@ -169,6 +169,12 @@ def test_equal_pictures_score_one(measure, value: int) -> None:
     assert measure(x, x) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("side", [1, 12, 161])
+def test_an_exact_copy_is_without_loss(side: int) -> None:
+    x, _ = pair(side, side, 10.0)
+    assert metrics.ms_ssim(x, x.copy()) == 1.0  # so that it is inf dB
+
+
 def test_decibels() -> None:
     assert metrics.ms_ssim_db(0.99) == pytest.approx(20.0)
     assert metrics.ms_ssim_db(1.0) == math.inf

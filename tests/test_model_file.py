@@ -78,6 +78,18 @@ def test_weights_are_rounded_in_memory_as_in_the_file_or_not_at_all(tmp_path, ha
     jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "model").variables, kept.variables)
 
 
+def test_weights_too_large_for_half_stay_as_they_are(tmp_path):
+    config = small_model()
+    variables = init_variables(config, jax.random.key(1))
+    kernel = variables["params"]["g_a"]["down16"]["kernel"]
+    variables["params"]["g_a"]["down16"]["kernel"] = kernel.at[0, 0, 0, 0].set(7e4)
+    save_model(tmp_path / "model", make_model(config, variables))
+    loaded = load_model(tmp_path / "model").variables["params"]
+    np.testing.assert_array_equal(
+        loaded["g_a"]["down16"]["kernel"], variables["params"]["g_a"]["down16"]["kernel"]
+    )
+
+
 def test_tables_of_z_are_the_cumulative_of_the_prior(model):
     cdf, offset = model.z_tables.cdf, model.z_tables.offset
     edges = np.arange(offset, offset + cdf.shape[1], dtype=np.float32) - np.float32(0.5)

@@ -201,6 +201,13 @@ def test_a_big_endian_bigtiff_written_by_hand():
     assert (tiff.numbers(found, 258, ()), found[33550]) == ((8, 8, 8), DOUBLES)
 
 
+def test_of_entries_with_one_number_the_first_counts():
+    data = bytearray(written(noise(3, 4, 1), colour=False, alpha=False).getvalue())
+    height, width = (data.index(struct.pack("<HHL", number, 4, 1)) for number in (257, 256))
+    struct.pack_into("<H", data, max(height, width), 256)
+    assert tiff.numbers(tiff.read_tags(io.BytesIO(data)), 256, ()) == (4,)
+
+
 def test_values_outside_the_file_are_left_out():
     data = bytearray(written(noise(9, 8, 1), tags=(DOUBLES,)).getvalue())
     entry = data.index(struct.pack("<HHL", 33550, 12, 3))

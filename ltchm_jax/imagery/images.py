@@ -5,15 +5,21 @@ Rules, so that nothing about a picture is guessed:
 - A palette becomes RGB, or RGBA where it has transparent entries. A transparent colour becomes alpha, too.
 - CMYK becomes RGB as `R = (255 - C)(255 - K) / 255` and so on (the ICC profile, made for inks, is dropped);
   YCbCr becomes RGB as in JFIF (ITU-R BT.601, full range). Lab is refused.
-- EXIF orientation is applied to the pixels and taken out of the EXIF block. It is refused in a georeferenced
-  TIFF, whose coordinates belong to the stored rows and columns.
-- Alpha is straight. A TIFF whose extra samples are not alpha is a picture of bands; it is read with rasterio.
-- PNG keeps text, ICC profile and EXIF; TIFF keeps the ICC profile and TIFF tags, georeferencing among them.
+- EXIF orientation is applied to the pixels and taken out of the EXIF block (and of XMP). It is refused in a
+  georeferenced TIFF, whose coordinates belong to the stored rows and columns. An EXIF block that can't be
+  read is dropped, and turns nothing.
+- Alpha is straight. A TIFF whose extra samples are not alpha is a picture of bands. It is read with rasterio,
+  as are sparse files, in which tiles are absent, grey with alpha in two planes, WebP and LERC.
+- PNG keeps text (of one key, the last), ICC profile and EXIF; TIFF keeps the ICC profile and TIFF tags,
+  georeferencing among them. GDAL's nodata follows grey samples that were scaled or inverted to 8 bits, and is
+  dropped where samples became other colours.
 """
 
+import contextlib
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +30,7 @@ from PIL import ImageOps, PngImagePlugin
 
 from ltchm_jax.bitstream import MAX_PIXELS
 from ltchm_jax.container.header import Layout
-from ltchm_jax.container.metadata import Metadata, TiffTag
+from ltchm_jax.container.metadata import MAX_BYTES, Metadata, TiffTag
 from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.files import atomic_write, check_folder, open_input
 
@@ -34,6 +40,8 @@ LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 MODES |= {"CMYK": "RGB", "YCbCr": "RGB"}
 EXIF_MARK = b"Exif\0\0"
+TURNED_TEXT = {"XML:com.adobe.xmp", "Raw profile type exif"}  # keys of text that may hold an orientation
+LERC, WEBP, JPEG = 34887, 50001, 7  # compressions of TIFF
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 logging.getLogger("PIL").addHandler(
@@ -163,8 +171,10 @@ def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
         _check_size(*opened.size, 4, max_pixels)
         if isinstance(opened, PngImagePlugin.PngImageFile) and any(";16" in str(t.args) for t in opened.tile):
             raise ImageError("samples must have 8 bits, got 16: scale the picture first")
+        _scale_transparent_grey(opened)
         text = {str(key): str(value) for key, value in getattr(opened, "text", {}).items()}
-        upright = ImageOps.exif_transpose(opened)
+        upright = _upright(opened)
+        text |= {key: str(upright.info[key]) for key in TURNED_TEXT & text.keys() & upright.info.keys()}
         return Image(*_pixels(upright), Metadata(text, _icc(opened), _exif(upright)))
 
 
@@ -172,9 +182,12 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
     tags = tiff.read_tags(file)
     file.seek(0)
     _check_tiff(tags, max_pixels)
-    carried = tuple(tags[number] for number in sorted(tiff.CARRIED & tags.keys()))
-    if _is_bands(tags):
-        return Image(_read_bands(file), Layout.BANDS, Metadata(tiff=carried))
+    carried = _carried(tags)
+    if _is_bands(tags) or _is_beyond_pillow(tags):
+        pixels = _read_bands(file, max_pixels)
+        layout = Layout.BANDS if _is_bands(tags) else LAYOUTS[pixels.shape[2]]
+        icc = tags[tiff.ICC].data if tiff.ICC in tags else b""
+        return Image(pixels, layout, Metadata(icc=icc, tiff=carried))
     with _open(file) as opened:
         _check_size(*opened.size, 4, max_pixels)
         pixels, layout = _pixels(opened)
@@ -184,15 +197,40 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
 _PROCESS_STATE = threading.Lock()
 
 
-def _open(file: BinaryIO) -> pillow.Image:
-    """Reads the front of a file. Pillow's limit on pixels is a process-wide variable; ours replaces it."""
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """What is wrong with a file is said by `ImageError` alone. Filters are the process's, hence the lock."""
     with _PROCESS_STATE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        limit, pillow.MAX_IMAGE_PIXELS = pillow.MAX_IMAGE_PIXELS, None
+        yield
+
+
+def _open(file: BinaryIO) -> pillow.Image:
+    """Reads the front of a file. Pillow's limits are variables of the process; ours replace them."""
+    with _no_warnings():
+        limits = pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, MAX_BYTES
         try:
             return pillow.open(file, formats=FORMATS)
         finally:
-            pillow.MAX_IMAGE_PIXELS = limit
+            pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
+
+
+def _scale_transparent_grey(opened: pillow.Image) -> None:
+    """Brings the transparent grey of a PNG of 2 or 4 bits to 8 bits, as Pillow does with its samples."""
+    grey = opened.info.get("transparency")
+    if isinstance(opened, PngImagePlugin.PngImageFile) and isinstance(grey, int) and opened.tile:
+        opened.info["transparency"] = grey * {"L;2": 85, "L;4": 17}.get(str(opened.tile[0].args), 1)
+
+
+def _upright(opened: pillow.Image) -> pillow.Image:
+    """The picture turned as its EXIF block says; as it is where that can't be read."""
+    opened.load()
+    try:
+        with _no_warnings():
+            return ImageOps.exif_transpose(opened)
+    except Exception:  # a damaged block fails in many ways
+        return opened
 
 
 def _check_size(width: int, height: int, samples: int, max_pixels: int) -> None:
@@ -224,8 +262,15 @@ def _icc(opened: pillow.Image) -> bytes:
 
 
 def _exif(opened: pillow.Image) -> bytes:
-    exif = opened.info.get("exif") or b""
-    return exif if not exif or exif.startswith(EXIF_MARK) else EXIF_MARK + exif
+    """The EXIF block of a picture with its mark in front; none where it can't be read."""
+    block = opened.info.get("exif") or b""
+    block = block if not block or block.startswith(EXIF_MARK) else EXIF_MARK + block
+    try:
+        with _no_warnings():
+            pillow.Exif().load(block)
+    except Exception:  # a damaged block fails in many ways
+        return b""
+    return block
 
 
 def _check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
@@ -238,12 +283,33 @@ def _check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
         raise ImageError(
             f"samples must be unsigned, 8 bits, got {kind}, {max(bits)} bits: scale the picture first"
         )
-    fixed = tiff.GEOREFERENCE & tags.keys() or _is_bands(tags)
+    fixed = tiff.GEOREFERENCE & tags.keys() or _is_bands(tags) or _is_beyond_pillow(tags)
     turned = tiff.numbers(tags, tiff.ORIENTATION, (1,))
     if fixed and turned != (1,):
         raise ImageError(
-            f"a georeferenced TIFF must have orientation 1, got {turned[0]}: warp it with gdalwarp first"
+            "a TIFF that is georeferenced, sparse, of planes or bands must have orientation 1, got "
+            f"{turned[0]}: warp it with gdalwarp first"
         )
+
+
+def _carried(tags: dict[int, TiffTag]) -> tuple[TiffTag, ...]:
+    """The entries that go along with the pixels, by number."""
+    carried = (tags[number] for number in sorted(tiff.CARRIED & tags.keys()))
+    converted = (_nodata(tags) if tag.number == tiff.NODATA else tag for tag in carried)
+    return tuple(tag for tag in converted if tag)
+
+
+def _nodata(tags: dict[int, TiffTag]) -> TiffTag | None:
+    """GDAL's nodata of the samples as they are read; None where no sample stands for it."""
+    tag, (photometric, *_) = tags[tiff.NODATA], tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))
+    top = 2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1
+    if _is_bands(tags) or (photometric in (1, 2) and top == 255):
+        return tag
+    text = tag.data.rstrip(b"\0 ")
+    if photometric > 1 or not (text.isdigit() and len(text) < 4 and int(text) <= top):
+        return None
+    value = int(text) * 255 // top
+    return tag._replace(data=b"%d\0" % (255 - value if photometric == 0 else value))
 
 
 def _is_bands(tags: dict[int, TiffTag]) -> bool:
@@ -255,19 +321,45 @@ def _is_bands(tags: dict[int, TiffTag]) -> bool:
     return samples != colours + alpha
 
 
-def _read_bands(file: BinaryIO) -> np.ndarray:
+def _is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
+    """Whether Pillow could not decode the file, or would misread it: absent tiles, two planes, WebP, LERC.
+
+    Raises:
+      ImageError: it is so, and rasterio would not give the samples of this file's rules either.
+    """
+    names = tiff.PLANES, tiff.SAMPLES, tiff.COMPRESSION, tiff.PHOTOMETRIC
+    planes, samples, compression, photometric = (tiff.numbers(tags, name, (1,))[0] for name in names)
+    sizes = tiff.numbers(tags, tiff.TILE_SIZES, ()) + tiff.numbers(tags, tiff.STRIP_SIZES, ())
+    if not (0 in sizes or (planes == 2 and samples == 2) or compression in (LERC, WEBP)):
+        return False
+    decoded = photometric in (1, 2) or (photometric == 6 and compression in (JPEG, WEBP))
+    premultiplied = tiff.numbers(tags, tiff.EXTRA, ()) == (1,)
+    if not decoded or min(tiff.numbers(tags, tiff.BITS, (1,))) < 8 or premultiplied:
+        raise ImageError(
+            "a TIFF that is sparse, of two planes, WebP or LERC must be grey or RGB of 8 bits, its alpha "
+            "straight: convert it with gdal_translate first"
+        )
+    return True
+
+
+def _read_bands(file: BinaryIO, max_pixels: int) -> np.ndarray:
     """All bands of a TIFF, uint8 `[H, W, bands]`."""
     try:
         from rasterio.io import MemoryFile
     except ImportError:
         raise ImageError(
-            "a TIFF of bands needs rasterio, it is not installed: pip install rasterio"
+            "a TIFF of bands, sparse, WebP or LERC needs rasterio, it is not installed: pip install rasterio"
         ) from None
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
-    with _PROCESS_STATE, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # rasterio warns where there is no georeference
-        with MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
-            return np.ascontiguousarray(np.moveaxis(dataset.read(out_dtype=np.uint8), 0, 2))
+    with (
+        _no_warnings(),  # rasterio warns where there is no georeference
+        MemoryFile(file.read()) as memory,
+        memory.open(driver="GTiff") as dataset,
+    ):
+        _check_size(dataset.width, dataset.height, dataset.count, max_pixels)  # entries may be read otherwise
+        if set(dataset.dtypes) != {"uint8"}:
+            raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")
+        return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, 2))
 
 
 def _encode_png(file: BinaryIO, image: Image) -> None:

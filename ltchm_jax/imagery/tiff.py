@@ -21,6 +21,7 @@ KINDS = {1: (1, 1), 2: (1, 1), 3: (2, 1), 4: (4, 1), 5: (4, 2), 6: (1, 1), 7: (1
 KINDS |= {10: (4, 2), 11: (4, 1), 12: (8, 1), 13: (4, 1), 16: (8, 1), 17: (8, 1), 18: (8, 1)}
 
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, SAMPLE_FORMAT, ICC = 258, 262, 274, 277, 338, 339, 34675
+COMPRESSION, STRIP_SIZES, TILE_SIZES, PLANES, NODATA = 259, 279, 325, 284, 42113
 GEOREFERENCE = frozenset({33550, 33920, 33922, 34264, 34735, 34736, 34737, 50844})
 CARRIED = GEOREFERENCE | {
     270,
@@ -31,10 +32,12 @@ CARRIED = GEOREFERENCE | {
     315,
     33432,
     42112,
-    42113,
+    NODATA,
 }  # and description, resolution, GDAL's
 # And width, height. The reader fetches no others.
 READ = CARRIED | {256, 257, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, SAMPLE_FORMAT, ICC}
+READ |= {COMPRESSION, STRIP_SIZES, TILE_SIZES, PLANES}
+INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 16: "Q"}  # field type -> its code in `struct`
 # Entries that speak of rows and columns -> the shape of their values. 33920 is GeoTIFF 0.2's 34264.
 TIEPOINTS, MATRIX, RPC = (-1, 6), (4, 4), (1, 92)
 PLACES = {33922: TIEPOINTS, 34264: MATRIX, 33920: MATRIX, 50844: RPC}
@@ -48,7 +51,7 @@ def read_tags(file: BinaryIO) -> dict[int, TiffTag]:
     """Tag number to entry, for the first directory of a TIFF or BigTIFF file, either byte order.
 
     Only those of `READ`. Entries whose values lie outside the file, or of unknown type, or over `MAX_DATA`
-    bytes, are left out.
+    bytes, are left out. Of several with one number the first counts.
 
     Raises:
       ValueError: the file has no directory, or its entries have more than `MAX_DATA` bytes together.
@@ -67,9 +70,9 @@ def read_tags(file: BinaryIO) -> dict[int, TiffTag]:
 
 
 def numbers(tags: Mapping[int, TiffTag], number: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    """The values of a BYTE, SHORT or LONG entry, or the default where there is none."""
+    """The values of an entry of integers, or the default where there is none."""
     tag = tags.get(number)
-    code = {BYTE: "B", SHORT: "H", LONG: "L"}.get(tag.kind) if tag else None
+    code = INTEGERS.get(tag.kind) if tag else None
     if not tag or not code:
         return default
     return struct.unpack(f"<{len(tag.data) // struct.calcsize('<' + code)}{code}", tag.data)
@@ -130,12 +133,13 @@ def _number(file: BinaryIO, offset: int, count: int, order: str) -> int:
 
 def _within_budget(tags: Iterable[TiffTag | None]) -> dict[int, TiffTag]:
     """Entries by number. They may share bytes, so the size of the file does not bound them."""
-    found, left = {}, MAX_DATA
+    found: dict[int, TiffTag] = {}
+    left = MAX_DATA
     for tag in filter(None, tags):
         left -= len(tag.data)
         if left < 0:
             raise ValueError(f"the entries of a TIFF file have at most {MAX_DATA} bytes together, got more")
-        found[tag.number] = tag
+        found.setdefault(tag.number, tag)
     return found
 
 
@@ -207,10 +211,10 @@ def _structure(
     longs = {256: [width], 257: [height], 273: offsets[:-1], 278: [rows], 279: sizes}
     shorts = {
         BITS: [8] * bands,
-        259: [8],
+        COMPRESSION: [8],
         PHOTOMETRIC: [2 if colour else 1],
         SAMPLES: [bands],
-        284: [1],
+        PLANES: [1],
         317: [2],
     }
     shorts |= {EXTRA: extra, SAMPLE_FORMAT: [1] * bands}

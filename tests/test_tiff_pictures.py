@@ -1,0 +1,144 @@
+"""TIFF files of other programs: what GDAL reads, by the rules of `images`."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+
+from ltchm_jax.container.header import Layout
+from ltchm_jax.imagery import tiff
+from ltchm_jax.imagery.images import ImageError, read_image
+
+rasterio = pytest.importorskip("rasterio")
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+
+def gdal_file(pixels: np.ndarray, windows: tuple = (None,), **options) -> bytes:
+    """A GeoTIFF of uint8 [bands, H, W] by GDAL, of which only some windows are written."""
+    bands, height, width = pixels.shape
+    shape = {"width": width, "height": height, "count": bands, "dtype": "uint8"}
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", **shape, **options) as file:
+            for window in windows:
+                part = pixels if window is None else pixels[(slice(None), *window.toslices())]
+                file.write(part, window=window)
+        return memory.read()
+
+
+def read_by_gdal(data: bytes) -> np.ndarray:
+    """uint8 [H, W, bands]."""
+    with rasterio.MemoryFile(data) as memory, memory.open() as file:
+        return np.moveaxis(file.read(), 0, 2)
+
+
+def first_structure(data: bytes, number: int) -> int:
+    """Where the (little-endian) entry of a number starts."""
+    (start,) = struct.unpack_from("<L", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    places = range(start + 2, start + 2 + 12 * count, 12)
+    return next(place for place in places if struct.unpack_from("<H", data, place) == (number,))
+
+
+SPARSE = {"sparse_ok": True, "tiled": True, "blockxsize": 64, "blockysize": 64}
+
+
+@pytest.mark.parametrize("compress", ["none", "deflate", "lzw", "jpeg"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_absent_tiles_are_empty(compress, bands):
+    corner = rasterio.windows.Window(0, 0, 64, 64)
+    data = gdal_file(noise(bands, 200, 130), (corner,), compress=compress, **SPARSE)
+    image = read_image(io.BytesIO(data))
+    assert image.layout is (Layout.GREY if bands == 1 else Layout.RGB)
+    np.testing.assert_array_equal(image.pixels, read_by_gdal(data))
+    assert not image.pixels[64:].any()
+
+
+@pytest.mark.parametrize("compress", ["none", "deflate", "lzw"])
+def test_alpha_in_a_plane_of_its_own_is_kept(compress):
+    pixels = noise(2, 20, 30)
+    data = gdal_file(pixels, compress=compress, interleave="band", alpha="yes")
+    image = read_image(io.BytesIO(data))
+    assert image.layout is Layout.GREY_ALPHA
+    np.testing.assert_array_equal(image.pixels, np.moveaxis(pixels, 0, 2))
+
+
+@pytest.mark.parametrize("compress", ["webp", "lerc"])
+def test_compressions_that_pillow_lacks(compress):
+    options = {"webp_lossless": "yes"} if compress == "webp" else {}
+    pixels = noise(3, 20, 30)
+    image = read_image(io.BytesIO(gdal_file(pixels, compress=compress, **options)))
+    assert image.layout is Layout.RGB
+    np.testing.assert_array_equal(image.pixels, np.moveaxis(pixels, 0, 2))
+
+
+def test_sparse_files_of_other_samples_are_refused():
+    corner = rasterio.windows.Window(0, 0, 64, 64)
+    data = gdal_file(noise(1, 200, 130), (corner,), photometric="miniswhite", **SPARSE)
+    with pytest.raises(ImageError, match="convert it with gdal_translate"):
+        read_image(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("options", "nodata", "expected"),
+    [
+        ({}, 255, b"255"),
+        ({"photometric": "miniswhite"}, 255, b"0"),
+        ({"photometric": "miniswhite"}, 7, b"248"),
+        ({"nbits": 1}, 1, b"255"),
+        ({"nbits": 4}, 7, b"119"),
+        ({"nbits": 4}, 100, None),
+    ],
+)
+def test_nodata_follows_the_samples(options, nodata, expected):
+    pixels = noise(1, 20, 30) >> (8 - options.get("nbits", 8))
+    image = read_image(io.BytesIO(gdal_file(pixels, nodata=nodata, **options)))
+    values = [tag.data.rstrip(b"\0") for tag in image.metadata.tiff if tag.number == tiff.NODATA]
+    assert values == ([] if expected is None else [expected])
+    if 0 <= nodata < 2 ** options.get("nbits", 8):
+        np.testing.assert_array_equal(image.pixels[:, :, 0] == int(expected), pixels[0] == nodata)
+
+
+def test_nodata_of_a_palette_is_dropped():
+    pixels = noise(1, 20, 30) % 8
+    with rasterio.MemoryFile() as memory:
+        shape = {"width": 30, "height": 20, "count": 1, "dtype": "uint8", "nodata": 7}
+        with memory.open(driver="GTiff", photometric="palette", **shape) as file:
+            file.write(pixels)
+            file.write_colormap(1, {n: (30 * n, 255 - 30 * n, 9, 255) for n in range(8)})
+        image = read_image(io.BytesIO(memory.read()))
+    assert image.layout is Layout.RGB
+    np.testing.assert_array_equal(image.pixels[:, :, 0], 30 * pixels[0])
+    assert [tag for tag in image.metadata.tiff if tag.number == tiff.NODATA] == []
+
+
+def test_the_profile_of_bands_is_kept():
+    file = io.BytesIO()
+    profile = tiff.TiffTag(tiff.ICC, tiff.UNDEFINED, b"a profile")
+    tiff.write(file, noise(4, 4, 5), colour=False, alpha=False, tags=(profile,))
+    assert read_image(file).metadata.icc == b"a profile"
+
+
+def test_sizes_in_signed_numbers_are_numbers():
+    data = bytearray(gdal_file(noise(5, 300, 300)))
+    for number in (256, 257):  # SHORT becomes SLONG, of the same four bytes
+        struct.pack_into("<H", data, first_structure(data, number) + 2, 9)
+    with pytest.raises(ImageError, match="up to 1000 pixels"):
+        read_image(io.BytesIO(data), max_pixels=1000)
+
+
+def test_what_gdal_finds_is_checked_again(monkeypatch):
+    data = gdal_file(noise(5, 300, 300))
+    monkeypatch.setattr("ltchm_jax.imagery.images._check_tiff", lambda tags, max_pixels: None)
+    with pytest.raises(ImageError, match="up to 1000 pixels"):
+        read_image(io.BytesIO(data), max_pixels=1000)
+    data = bytearray(data)
+    bits = first_structure(data, tiff.BITS)
+    (offset,) = struct.unpack_from("<L", data, bits + 8)
+    struct.pack_into("<5H", data, offset, *[16] * 5)
+    with pytest.raises(ImageError, match="8 bits, got uint16"):
+        read_image(io.BytesIO(data))
