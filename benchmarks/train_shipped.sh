@@ -8,7 +8,8 @@
 # On a CPU it is configs/shipped.py as it stands. On an accelerator the same model learns from larger batches of
 # larger crops for longer, in bfloat16. To go on from the weights that ship rather than from none:
 #
-#     benchmarks/train_shipped.sh DIR WORKDIR --config.init_from=ltchm_jax/weights/rsscn7.safetensors
+#     benchmarks/train_shipped.sh DIR WORKDIR --config.init_from=ltchm_jax/weights/rsscn7.safetensors \
+#         --config.linear_start=0
 set -euo pipefail
 stop() { echo "$1" >&2; exit 2; }
 
@@ -27,7 +28,8 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || stop "$python is not there: run make venv, or say PYTHON=/path/to/python"
 
-kind=$("$python" -c 'import jax; print("cpu" if jax.default_backend() == "cpu" else "accelerator")' 2>/dev/null)
+kind=$("$python" -c 'import jax; print("cpu" if jax.default_backend() == "cpu" else "accelerator")' 2>/dev/null) ||
+  stop "$python must be able to import jax: run make venv, or say PYTHON=/path/to/python"
 flags=()
 if [ "$kind" = accelerator ]; then
   flags=(--config.dtype=bfloat16 --config.batch_size=16 --config.data.crop=256 --config.steps=100000

@@ -297,6 +297,8 @@ def _check_chunks(header: Header, chunks: Mapping[bytes, bytes]) -> None:
         raise Malformed(
             f"layout {header.layout.label} and alpha chunk must go together: the stream is damaged"
         )
+    if chunks.get(GUARDS) == b"":
+        raise Malformed("a chunk of guards lists some, this one is empty: the stream is damaged")
 
 
 def _check_end(found: int, expected: int) -> None:

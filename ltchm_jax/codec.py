@@ -231,12 +231,6 @@ class Codec:
         y, z = self.blocks.latents(pixels, self.quality_steps(quality))
         return int(sum((np.abs(v) >= SYMBOL_LIMIT).sum() for v in (y, z)))
 
-    def ideal_bytes(self, pixels: np.ndarray, quality: float | None = None) -> float:
-        """Code length of y under the float model, in bytes, of a picture that is one block: for checks."""
-        steps = self.quality_steps(quality)
-        y, z = self.blocks.latents(pixels, steps)
-        return self.blocks.entropy.ideal_bits(y, self.blocks.psi(z, steps, y.shape)) / 8
-
     def _layout(self, pixels: np.ndarray) -> Layout:
         """What the bands of an array mean: those of the model, or else a colour by their number."""
         bands = pixels.shape[-1] if pixels.ndim == 3 else 0

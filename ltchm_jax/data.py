@@ -16,7 +16,8 @@ def open_source(config: Any, split: str) -> Tolerant:
     """The source that `config.data` names, for split 'train' or 'validation'.
 
     Raises:
-      DataError: not exactly one of `folder`, `dota` and `tfds` is given, or it can't be opened.
+      DataError: not exactly one of `folder`, `dota` and `tfds` is given, or validation images from two
+        places, or the source can't be opened.
     """
     data, bands = config.data, config.model.bands
     if sum(map(bool, (data.folder, data.dota, data.tfds))) != 1:
@@ -24,6 +25,8 @@ def open_source(config: Any, split: str) -> Tolerant:
             "Training needs one source of images: set --config.data.folder=DIR, --config.data.dota=DIR or "
             "--config.data.tfds=NAME."
         )
+    if data.split and data.validation_folder:
+        raise DataError("Validation images come from `data.split` or `data.validation_folder`, not both.")
     if data.dota:
         return Tolerant(DotaSource(data.dota, split, bands))
     train = split == "train"

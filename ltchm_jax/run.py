@@ -74,6 +74,10 @@ def check(config: Any) -> None:
             "`linear_start` and `synthesis_refit` lower squared error: set both to 0 for `distortion` "
             f"{config.distortion}."
         )
+    if config.init_from and config.linear_start:
+        raise ValueError(
+            "`init_from` and `linear_start` are two beginnings: set --config.linear_start=0 for the first."
+        )
     if config.entropy_fit and not (config.linear_start or config.init_from):
         raise ValueError(
             "`entropy_fit` needs weights to fit to: set `linear_start`, `init_from`, or `entropy_refit`."

@@ -93,6 +93,7 @@ def chunks(b):
         need(chr(kind).isascii() and chr(kind).isalpha() and chr(kind) not in found, "chunk type")
         found[chr(kind)] = b.counted()
     need(not {k for k in found if k.isupper()} - {"G", "A"}, "unknown required chunk")
+    need(found.get("G") != b"", "chunk of no guards")
     return found
 
 
@@ -102,6 +103,7 @@ def guards(body, count):
         block += b.varint()
         need(block < count, "guards of no block")
         one, lists[block], position = Bytes(b.counted()), [], 0
+        need(one.left(), "list of no guards")
         while one.left():
             step, side = divmod(one.varint(), 2)
             position += step

@@ -189,6 +189,16 @@ def test_alpha_and_layout_go_together():
         bs.read(sealed(PLAIN.to_bytes() + b"A\x05\0\0\0\0\0\0" + index))
 
 
+def test_a_chunk_of_no_guards_is_refused_by_both_readers():
+    front, index = PLAIN.to_bytes(), varint(7) + struct.pack("<II", zlib.crc32(b"payload"), 7)
+    for chunk in (b"G\0\0", b"G\2\0\0\0"):
+        stream = sealed(front + chunk + index, b"payload")
+        with pytest.raises(bs.Malformed, match="is empty"):
+            bs.read(stream)
+        with pytest.raises(page_reader.Refused, match="no guards"):
+            page_reader.read(stream)
+
+
 @pytest.mark.parametrize(
     ("side", "bands", "fits"), [(100, 4, True), (101, 4, False), (100, 5, False), (50, 16, True)]
 )

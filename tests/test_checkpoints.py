@@ -74,6 +74,13 @@ def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
         ({"lmbda": 1.0}, "lmbda"),
         ({"model.scale_min": 0.5}, "model"),
         ({"seed": 1, "batch_size": 4, "ema": 0.5}, "batch_size, ema, seed"),
+        ({"distortion": "ms_ssim"}, "distortion"),
+        ({"rounding": "straight"}, "rounding"),
+        ({"accumulate": 2}, "accumulate"),
+        ({"schedule": "step"}, "schedule"),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"clip_value": 1.0, "clip_norm": 0.5}, "clip_norm, clip_value"),
+        ({"data.crops_per_image": 2}, "data.crops_per_image"),
     ],
 )
 def test_a_run_keeps_its_configuration(tmp_path, fields, names):

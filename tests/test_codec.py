@@ -96,13 +96,10 @@ def test_the_picture_is_the_synthesis_of_the_encoded_latents(codec, quality):
 def test_a_stream_is_as_long_as_the_model_says(codec):
     x = scene(64, 64)
     y, z = codec.blocks.latents(x, 0)
-    nothing = np.zeros_like(y)
+    nothing, entropy = np.zeros_like(y), codec.blocks.entropy
     psi = codec.blocks.psi(z, 0, y.shape)
-    z_alone = (
-        len(codec.blocks.entropy.encode(z, nothing, psi).payload)
-        - codec.blocks.entropy.ideal_bits(nothing, psi) / 8
-    )
-    ideal = codec.ideal_bytes(x, 0) + z_alone
+    z_alone = len(entropy.encode(z, nothing, psi).payload) - entropy.ideal_bits(nothing, psi) / 8
+    ideal = entropy.ideal_bits(y, psi) / 8 + z_alone
     assert ideal > 300
     assert ideal - 4 < len(codec.compress(x, 0)) < 1.005 * ideal + 40
 
@@ -125,6 +122,19 @@ def test_the_best_quality_within_a_number_of_bytes(codec, share):
         assert quality == 2
     else:
         assert len(codec.compress_image(image, quality + 1 / 32)) > allowed
+
+
+@pytest.mark.parametrize("jump", [0.01, 0.7345, 1.2345, 1.99])
+def test_the_best_quality_is_found_to_a_64th(codec, monkeypatch, jump):
+    """Of sizes that leap over what is allowed, where a secant helps least."""
+
+    def compress(self, image, quality, **options):
+        return bytes(round(1000 + 10 * quality + 5000 * (quality > jump)))
+
+    monkeypatch.setattr(codec_module.Codec, "compress_image", compress)
+    data = codec.compress_within(Image(scene(64, 64), Layout.RGB), 3000)
+    assert jump - 1 / 64 - 1 / 256 <= (len(data) - 1000) / 10 + 0.05
+    assert len(data) < 3000
 
 
 def test_info_is_the_header(codec):

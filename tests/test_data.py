@@ -38,6 +38,9 @@ def test_validation_has_its_own_folder_or_the_same(tmp_path):
     two = small_config(**{"data.folder": str(train), "data.validation_folder": str(other)})
     assert [len(open_source(c, "validation")) for c in (one, two)] == [3, 2]
     assert len(open_source(two, "train")) == 3
+    two.data.split = True
+    with pytest.raises(DataError, match="not both"):
+        open_source(two, "train")
 
 
 def test_splits_by_name_serve_training_and_validation(tmp_path):
@@ -171,7 +174,21 @@ def test_validation_takes_central_crops():
     batches = validation_batches(source, small_config(**{"data.validation_images": 4}))
     assert [batch.shape for batch in batches] == [(2, 64, 64, 3)] * 2
     assert [int(image[0, 0, 2]) for batch in batches for image in batch] == [0, 1, 2, 3]
+    (batch,) = validation_batches(Numbered(9), small_config(batch_size=3, **{"data.validation_images": 3}))
+    assert numbers([batch]) == [0, 3, 6]  # spread over all
     np.testing.assert_array_equal(batches[0][0], source[0][18:82, 28:92])
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_flips_are_as_configured(flips):
+    """Of pictures as small as a crop, all crops are the picture itself or one of its reflections."""
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    batches = training_batches([picture] * 64, small_config(batch_size=8, **{"data.flips": flips}))
+    images = np.concatenate(take(batches, 4))
+    same = np.array([np.array_equal(image, picture) for image in images])
+    assert same.all() != flips
+    mirrored = [picture[::a, ::b] for a in (1, -1) for b in (1, -1)]
+    assert all(any(np.array_equal(image, m) for m in mirrored) for image in images)
 
 
 def test_few_or_small_images_still_make_a_batch():

@@ -47,6 +47,11 @@ def test_lists_of_blocks_that_are_not_there_are_refused():
         guards.split(varint(1) + varint(5) + b"\1", 4)
 
 
+def test_empty_lists_are_refused():
+    with pytest.raises(Malformed, match="that of block 1 is empty"):
+        guards.split(varint(1) + counted(b""), 4)
+
+
 def test_positions_beyond_the_limit_are_refused():
     step = varint(2**32 - 1)
     assert guards.parse(step) == ((2**31 - 1, 1),)

@@ -57,6 +57,13 @@ import json
 from small_model import small_config
 from ltchm_jax import run
 
+class Other(run.Trainer):  # begins elsewhere than the first process, which decides
+    def init(self, variables=None):
+        state = super().init(variables)
+        return state.replace(weights=state.weights + 1)
+
+if sys.argv[3:] and sys.argv[3].endswith(",1"):
+    run.Trainer = Other
 sys.exit(run.main(small_config(**json.loads(sys.argv[1])), sys.argv[2], *sys.argv[3:]))
 """
 

@@ -25,6 +25,11 @@ from ltchm_jax.run import stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
+COUNTS = (
+    "steps", "batch_size", "accumulate", "log_every", "validate_every", "checkpoint_every",
+    "checkpoints_to_keep", "entropy_images", "entropy_crop", "data.crop", "data.crops_per_image",
+    "data.validation_images", "data.threads", "data.prefetch",
+)  # fmt: skip
 PATIENCE = 300  # seconds until a process counts as hung
 
 
@@ -100,6 +105,24 @@ def assert_same_end(one: Path, other: Path, config) -> None:
     jax.tree.map(np.testing.assert_array_equal, state, state2)
     assert int(state.step) == config.steps
     assert position == position2
+
+
+@pytest.mark.parametrize(("step", "heard"), [(3, False), (4, True)])
+def test_several_processes_stop_together_where_they_log(folder, tmp_path, monkeypatch, step, heard):
+    """A signal that only another process got."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(run.processes, "any_of", lambda mine: not mine)
+    asked: list[int] = []
+    stopping = run.Run(config_of(folder), tmp_path, *[None] * 4, asked)  # type: ignore[arg-type]
+    assert stopping.stops(step) is heard
+
+
+def test_images_left_out_are_counted(folder, tmp_path):
+    photos = write_photos(tmp_path / "photos", 12)
+    (photos / "0.png").write_bytes(b"no picture")
+    run.main(config_of(photos, steps=24, log_every=6), str(tmp_path / "run"))
+    counts = [row["images_left_out"] for row in rows_of(tmp_path / "run") if "loss" in row]
+    assert counts[-1] == 1  # after four epochs still the one file
 
 
 def test_a_run_writes_rows_checkpoints_and_a_model(folder, tmp_path, capsys):
@@ -330,11 +353,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_pa
         ({"linear_start": 5, "data.crop": 96}, "`data.crop` must be a multiple of 64 for linear_start"),
         ({"synthesis_refit": 5, "data.crop": 72}, "`data.crop` must be a multiple of 16 for synthesis_refit"),
         ({"synthesis_refit": 5, "distortion": "ms_ssim"}, "`synthesis_refit` lower squared error"),
+        ({"linear_start": 5, "init_from": "x"}, "`init_from` and `linear_start` are two beginnings"),
         ({"entropy_refit": 5, "entropy_crop": 32}, "`entropy_crop` must be a multiple of 64"),
-        *[
-            ({name: 0}, f"`{name}` must be at least 1")
-            for name in ("steps", "batch_size", "log_every", "checkpoint_every", "data.crop", "data.threads")
-        ],
+        *[({name: 0}, f"`{name}` must be at least 1") for name in COUNTS],
     ],
 )
 def test_errors_are_one_line_and_status_two(folder, tmp_path, capsys, fields, line):

@@ -10,7 +10,7 @@ import pytest
 from small_model import small_config
 
 from ltchm_jax import training
-from ltchm_jax.losses import Losses, lmbda_at
+from ltchm_jax.losses import Losses, lmbda_at, rate_distortion
 from ltchm_jax.model import LTCHM
 from ltchm_jax.training import (
     AXIS,
@@ -115,11 +115,24 @@ def test_the_average_lags_behind_the_weights(run):
     np.testing.assert_array_equal(np.concatenate([leaf.ravel() for leaf in averaged]), state.ema)
 
 
-def test_validation_rounds_and_repeats_itself(run):
+def test_validation_repeats_itself(run):
     _, state, _, trainer = run
     first, again = (trainer.validate(state, [photos(2, seed=5)]) for _ in range(2))
     assert first == again
     assert set(first) == {"loss", "bpp_y", "bpp_z", "mse", "distortion", "bpp", "psnr"}
+
+
+def test_validation_is_the_mean_over_rates_of_rounded_latents(run):
+    _, state, _, trainer = run
+    images, model = photos(2, seed=5), LTCHM(trainer.recipe.model)
+    variables = {"params": trainer.params(state), "batch_stats": state.batch_stats}
+    losses = []
+    for level, lmbda in enumerate((64.0, 256.0)):
+        output = model.apply(variables, training.to_unit(images), jnp.full(2, float(level)))
+        np.testing.assert_array_equal(output.y_hat, np.round(output.y))
+        losses += [*rate_distortion(output, training.to_unit(images), jnp.full(2, lmbda)).loss]
+    assert trainer.validate(state, [images])["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert losses[0] != pytest.approx(losses[2], rel=0.01)
 
 
 def on_devices(count: int, config, steps: int, batch: int = 4) -> tuple[np.ndarray, training.TrainState]:
@@ -216,6 +229,49 @@ def test_bfloat16_keeps_weights_and_losses_in_float32():
     after, metrics = jax.eval_shape(step, add(state), add(images))
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
     assert {leaf.dtype for leaf in metrics.values()} == {jnp.dtype("float32")}
+
+
+def handed_on(monkeypatch, step: str, **fields) -> dict:
+    """What `loss_fn` or `eval_step` of a configuration hands to the model and to the loss."""
+    seen, apply, losses = {}, LTCHM.apply, training.rate_distortion
+
+    def model(self, variables, x, *rest, **named):
+        seen.update(dtype=str(x.dtype), rounding=named.get("rounding", "noise"))
+        return apply(self, variables, x, *rest, **named)
+
+    def loss(output, x, lmbda, mixture, distortion="mse"):
+        seen.update(distortion=distortion)
+        return losses(output, x, lmbda, mixture, distortion)
+
+    recipe = Recipe.from_config(small_config(**{"data.crop": 192} | fields))
+    variables = jax.eval_shape(lambda: training.init_variables(recipe.model, jax.random.key(0)))
+    images, keys = (
+        jax.ShapeDtypeStruct(s, d) for s, d in (((1, 192, 192, 3), np.uint8), ((1, 2), np.uint32))
+    )
+    monkeypatch.setattr(LTCHM, "apply", model)
+    monkeypatch.setattr(training, "rate_distortion", loss)
+    if step == "loss_fn":
+        run = functools.partial(training.loss_fn, recipe=recipe)
+        wrap = jax.random.wrap_key_data
+        jax.eval_shape(lambda p, i, k: run(p, {}, i, wrap(k)), variables["params"], images, keys)
+    else:
+        run = functools.partial(training.eval_step, quality=None, recipe=recipe)
+        jax.eval_shape(lambda p, i: run(p, {}, i), variables["params"], images)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "field", [{}, {"dtype": "bfloat16"}, {"rounding": "straight"}, {"distortion": "ms_ssim"}]
+)
+def test_fields_of_a_configuration_reach_model_and_loss(monkeypatch, field):
+    usual = {"dtype": "float32", "rounding": "noise", "distortion": "mse"}
+    assert handed_on(monkeypatch, "loss_fn", **field) == usual | field
+
+
+@pytest.mark.parametrize("field", [{"dtype": "bfloat16"}, {"distortion": "ms_ssim"}])
+def test_validation_is_of_the_same_distortion_in_float32(monkeypatch, field):
+    seen = handed_on(monkeypatch, "eval_step", **field)
+    assert (seen["dtype"], seen["distortion"]) == ("float32", field.get("distortion", "mse"))
 
 
 @pytest.mark.parametrize(("updates", "want"), [(0, 1e-4), (99_999, 1e-4), (100_000, 1e-5), (199_999, 1e-5)])

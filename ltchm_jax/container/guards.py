@@ -44,6 +44,10 @@ def split(body: bytes, count: int) -> dict[int, bytes]:
                 f"guard lists are for blocks 0 to {count - 1}, got {number}: the stream is damaged"
             )
         lists[number] = cursor.counted("guard list")
+        if not lists[number]:
+            raise Malformed(
+                f"a guard list has a guard, that of block {number} is empty: the stream is damaged"
+            )
     return lists
 
 
