@@ -133,7 +133,7 @@ def test_sizes_in_signed_numbers_are_numbers():
 
 def test_what_gdal_finds_is_checked_again(monkeypatch):
     data = gdal_file(noise(5, 300, 300))
-    monkeypatch.setattr("ltchm_jax.imagery.images._check_tiff", lambda tags, max_pixels: None)
+    monkeypatch.setattr("ltchm_jax.imagery.images.check_tiff", lambda tags, max_pixels: None)
     with pytest.raises(ImageError, match="up to 1000 pixels"):
         read_image(io.BytesIO(data), max_pixels=1000)
     data = bytearray(data)

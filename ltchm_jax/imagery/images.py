@@ -15,11 +15,7 @@ Rules, so that nothing about a picture is guessed:
   dropped where samples became other colours.
 """
 
-import contextlib
 import logging
-import threading
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +29,8 @@ from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import MAX_BYTES, Metadata, TiffTag
 from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.files import atomic_write, check_folder, open_input
+from ltchm_jax.imagery.reading import ImageError, check_size, no_warnings
+from ltchm_jax.imagery.tiff_pictures import carried_tags, check_tiff, is_bands, is_beyond_pillow, read_bands
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
@@ -41,16 +39,11 @@ MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB",
 MODES |= {"CMYK": "RGB", "YCbCr": "RGB"}
 EXIF_MARK = b"Exif\0\0"
 TURNED_TEXT = {"XML:com.adobe.xmp", "Raw profile type exif"}  # keys of text that may hold an orientation
-LERC, WEBP, JPEG = 34887, 50001, 7  # compressions of TIFF
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 logging.getLogger("PIL").addHandler(
     logging.NullHandler()
 )  # what is wrong with a file is said by ImageError alone
-
-
-class ImageError(ValueError):
-    """A picture that can't be read or written. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +161,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
 
 def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
     with _open(file) as opened:
-        _check_size(*opened.size, 4, max_pixels)
+        check_size(*opened.size, 4, max_pixels)
         if isinstance(opened, PngImagePlugin.PngImageFile) and any(";16" in str(t.args) for t in opened.tile):
             raise ImageError("samples must have 8 bits, got 16: scale the picture first")
         _scale_transparent_grey(opened)
@@ -181,33 +174,22 @@ def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
 def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
     tags = tiff.read_tags(file)
     file.seek(0)
-    _check_tiff(tags, max_pixels)
-    carried = _carried(tags)
-    if _is_bands(tags) or _is_beyond_pillow(tags):
-        pixels = _read_bands(file, max_pixels)
-        layout = Layout.BANDS if _is_bands(tags) else LAYOUTS[pixels.shape[2]]
+    check_tiff(tags, max_pixels)
+    carried = carried_tags(tags)
+    if is_bands(tags) or is_beyond_pillow(tags):
+        pixels = read_bands(file, max_pixels)
+        layout = Layout.BANDS if is_bands(tags) else LAYOUTS[pixels.shape[2]]
         icc = tags[tiff.ICC].data if tiff.ICC in tags else b""
         return Image(pixels, layout, Metadata(icc=icc, tiff=carried))
     with _open(file) as opened:
-        _check_size(*opened.size, 4, max_pixels)
+        check_size(*opened.size, 4, max_pixels)
         pixels, layout = _pixels(opened)
         return Image(pixels, layout, Metadata(icc=_icc(opened), tiff=carried))
 
 
-_PROCESS_STATE = threading.Lock()
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    """What is wrong with a file is said by `ImageError` alone. Filters are the process's, hence the lock."""
-    with _PROCESS_STATE, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _open(file: BinaryIO) -> pillow.Image:
     """Reads the front of a file. Pillow's limits are variables of the process; ours replace them."""
-    with _no_warnings():
+    with no_warnings():
         limits = pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
         pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, MAX_BYTES
         try:
@@ -227,19 +209,10 @@ def _upright(opened: pillow.Image) -> pillow.Image:
     """The picture turned as its EXIF block says; as it is where that can't be read."""
     opened.load()
     try:
-        with _no_warnings():
+        with no_warnings():
             return ImageOps.exif_transpose(opened)
     except Exception:  # a damaged block fails in many ways
         return opened
-
-
-def _check_size(width: int, height: int, samples: int, max_pixels: int) -> None:
-    if width * height * max(samples, 4) > 4 * max_pixels:
-        shape = f"{width} x {height} pixels of {samples} samples"
-        raise ImageError(
-            f"pictures of up to {max_pixels} pixels are read, got {shape}: cut it up, or raise max_pixels "
-            "(--max-pixels of `ltchm compress`)"
-        )
 
 
 def _pixels(opened: pillow.Image) -> tuple[np.ndarray, Layout]:
@@ -266,100 +239,11 @@ def _exif(opened: pillow.Image) -> bytes:
     block = opened.info.get("exif") or b""
     block = block if not block or block.startswith(EXIF_MARK) else EXIF_MARK + block
     try:
-        with _no_warnings():
+        with no_warnings():
             pillow.Exif().load(block)
     except Exception:  # a damaged block fails in many ways
         return b""
     return block
-
-
-def _check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
-    (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
-    (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
-    _check_size(width, height, samples, max_pixels)
-    bits, forms = tiff.numbers(tags, tiff.BITS, (1,)), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
-    if max(bits) > 8 or set(forms) != {1}:
-        kind = {2: "signed", 3: "float"}.get(max(forms), "unsigned")
-        raise ImageError(
-            f"samples must be unsigned, 8 bits, got {kind}, {max(bits)} bits: scale the picture first"
-        )
-    fixed = tiff.GEOREFERENCE & tags.keys() or _is_bands(tags) or _is_beyond_pillow(tags)
-    turned = tiff.numbers(tags, tiff.ORIENTATION, (1,))
-    if fixed and turned != (1,):
-        raise ImageError(
-            "a TIFF that is georeferenced, sparse, of planes or bands must have orientation 1, got "
-            f"{turned[0]}: warp it with gdalwarp first"
-        )
-
-
-def _carried(tags: dict[int, TiffTag]) -> tuple[TiffTag, ...]:
-    """The entries that go along with the pixels, by number."""
-    carried = (tags[number] for number in sorted(tiff.CARRIED & tags.keys()))
-    converted = (_nodata(tags) if tag.number == tiff.NODATA else tag for tag in carried)
-    return tuple(tag for tag in converted if tag)
-
-
-def _nodata(tags: dict[int, TiffTag]) -> TiffTag | None:
-    """GDAL's nodata of the samples as they are read; None where no sample stands for it."""
-    tag, (photometric, *_) = tags[tiff.NODATA], tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))
-    top = 2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1
-    if _is_bands(tags) or (photometric in (1, 2) and top == 255):
-        return tag
-    text = tag.data.rstrip(b"\0 ")
-    if photometric > 1 or not (text.isdigit() and len(text) < 4 and int(text) <= top):
-        return None
-    value = int(text) * 255 // top
-    return tag._replace(data=b"%d\0" % (255 - value if photometric == 0 else value))
-
-
-def _is_bands(tags: dict[int, TiffTag]) -> bool:
-    """Whether a pixel has other samples than a colour and perhaps its alpha."""
-    (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
-    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))[0], 1)
-    extra = tiff.numbers(tags, tiff.EXTRA, ())
-    alpha = len(extra) == 1 and extra[0] in (1, 2)
-    return samples != colours + alpha
-
-
-def _is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
-    """Whether Pillow could not decode the file, or would misread it: absent tiles, two planes, WebP, LERC.
-
-    Raises:
-      ImageError: it is so, and rasterio would not give the samples of this file's rules either.
-    """
-    names = tiff.PLANES, tiff.SAMPLES, tiff.COMPRESSION, tiff.PHOTOMETRIC
-    planes, samples, compression, photometric = (tiff.numbers(tags, name, (1,))[0] for name in names)
-    sizes = tiff.numbers(tags, tiff.TILE_SIZES, ()) + tiff.numbers(tags, tiff.STRIP_SIZES, ())
-    if not (0 in sizes or (planes == 2 and samples == 2) or compression in (LERC, WEBP)):
-        return False
-    decoded = photometric in (1, 2) or (photometric == 6 and compression in (JPEG, WEBP))
-    premultiplied = tiff.numbers(tags, tiff.EXTRA, ()) == (1,)
-    if not decoded or min(tiff.numbers(tags, tiff.BITS, (1,))) < 8 or premultiplied:
-        raise ImageError(
-            "a TIFF that is sparse, of two planes, WebP or LERC must be grey or RGB of 8 bits, its alpha "
-            "straight: convert it with gdal_translate first"
-        )
-    return True
-
-
-def _read_bands(file: BinaryIO, max_pixels: int) -> np.ndarray:
-    """All bands of a TIFF, uint8 `[H, W, bands]`."""
-    try:
-        from rasterio.io import MemoryFile
-    except ImportError:
-        raise ImageError(
-            "a TIFF of bands, sparse, WebP or LERC needs rasterio, it is not installed: pip install rasterio"
-        ) from None
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
-    with (
-        _no_warnings(),  # rasterio warns where there is no georeference
-        MemoryFile(file.read()) as memory,
-        memory.open(driver="GTiff") as dataset,
-    ):
-        _check_size(dataset.width, dataset.height, dataset.count, max_pixels)  # entries may be read otherwise
-        if set(dataset.dtypes) != {"uint8"}:
-            raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")
-        return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, 2))
 
 
 def _encode_png(file: BinaryIO, image: Image) -> None:

@@ -1,0 +1,104 @@
+"""TIFF files as pictures: which are taken, what goes along with the pixels, and those that need rasterio.
+
+The rules are those of `images`.
+"""
+
+import logging
+from typing import BinaryIO
+
+import numpy as np
+
+from ltchm_jax.container.metadata import TiffTag
+from ltchm_jax.imagery import tiff
+from ltchm_jax.imagery.reading import ImageError, check_size, no_warnings
+
+LERC, WEBP, JPEG = 34887, 50001, 7  # compressions
+
+
+def check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
+    (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
+    (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
+    check_size(width, height, samples, max_pixels)
+    bits, forms = tiff.numbers(tags, tiff.BITS, (1,)), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
+    if max(bits) > 8 or set(forms) != {1}:
+        kind = {2: "signed", 3: "float"}.get(max(forms), "unsigned")
+        raise ImageError(
+            f"samples must be unsigned, 8 bits, got {kind}, {max(bits)} bits: scale the picture first"
+        )
+    fixed = tiff.GEOREFERENCE & tags.keys() or is_bands(tags) or is_beyond_pillow(tags)
+    turned = tiff.numbers(tags, tiff.ORIENTATION, (1,))
+    if fixed and turned != (1,):
+        raise ImageError(
+            "a TIFF that is georeferenced, sparse, of planes or bands must have orientation 1, got "
+            f"{turned[0]}: warp it with gdalwarp first"
+        )
+
+
+def carried_tags(tags: dict[int, TiffTag]) -> tuple[TiffTag, ...]:
+    """The entries that go along with the pixels, by number."""
+    carried = (tags[number] for number in sorted(tiff.CARRIED & tags.keys()))
+    converted = (_nodata(tags) if tag.number == tiff.NODATA else tag for tag in carried)
+    return tuple(tag for tag in converted if tag)
+
+
+def _nodata(tags: dict[int, TiffTag]) -> TiffTag | None:
+    """GDAL's nodata of the samples as they are read; None where no sample stands for it."""
+    tag, (photometric, *_) = tags[tiff.NODATA], tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))
+    top = 2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1
+    if is_bands(tags) or (photometric in (1, 2) and top == 255):
+        return tag
+    text = tag.data.rstrip(b"\0 ")
+    if photometric > 1 or not (text.isdigit() and len(text) < 4 and int(text) <= top):
+        return None
+    value = int(text) * 255 // top
+    return tag._replace(data=b"%d\0" % (255 - value if photometric == 0 else value))
+
+
+def is_bands(tags: dict[int, TiffTag]) -> bool:
+    """Whether a pixel has other samples than a colour and perhaps its alpha."""
+    (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
+    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))[0], 1)
+    extra = tiff.numbers(tags, tiff.EXTRA, ())
+    alpha = len(extra) == 1 and extra[0] in (1, 2)
+    return samples != colours + alpha
+
+
+def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
+    """Whether Pillow could not decode the file, or would misread it: absent tiles, two planes, WebP, LERC.
+
+    Raises:
+      ImageError: it is so, and rasterio would not give the samples of this file's rules either.
+    """
+    names = tiff.PLANES, tiff.SAMPLES, tiff.COMPRESSION, tiff.PHOTOMETRIC
+    planes, samples, compression, photometric = (tiff.numbers(tags, name, (1,))[0] for name in names)
+    sizes = tiff.numbers(tags, tiff.TILE_SIZES, ()) + tiff.numbers(tags, tiff.STRIP_SIZES, ())
+    if not (0 in sizes or (planes == 2 and samples == 2) or compression in (LERC, WEBP)):
+        return False
+    decoded = photometric in (1, 2) or (photometric == 6 and compression in (JPEG, WEBP))
+    premultiplied = tiff.numbers(tags, tiff.EXTRA, ()) == (1,)
+    if not decoded or min(tiff.numbers(tags, tiff.BITS, (1,))) < 8 or premultiplied:
+        raise ImageError(
+            "a TIFF that is sparse, of two planes, WebP or LERC must be grey or RGB of 8 bits, its alpha "
+            "straight: convert it with gdal_translate first"
+        )
+    return True
+
+
+def read_bands(file: BinaryIO, max_pixels: int) -> np.ndarray:
+    """All bands of a TIFF, uint8 `[H, W, bands]`."""
+    try:
+        from rasterio.io import MemoryFile
+    except ImportError:
+        raise ImageError(
+            "a TIFF of bands, sparse, WebP or LERC needs rasterio, it is not installed: pip install rasterio"
+        ) from None
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    with (
+        no_warnings(),  # rasterio warns where there is no georeference
+        MemoryFile(file.read()) as memory,
+        memory.open(driver="GTiff") as dataset,
+    ):
+        check_size(dataset.width, dataset.height, dataset.count, max_pixels)  # entries may be read otherwise
+        if set(dataset.dtypes) != {"uint8"}:
+            raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")
+        return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, 2))
