@@ -1,6 +1,7 @@
 """The `ltchm` command: arguments in, one line of error out. Heavy imports wait until a command needs them."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,19 +17,33 @@ MAX_BPP = 1 << 20  # more than the most bands have
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for an error, 130 for Ctrl-C."""
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  what is said there must not go elsewhere
     options = parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        if sys.stdout:
+            sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"ltchm: {one_line(error)}", file=sys.stderr)
+        forget_output()
         return 2
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's way to say that memory ran out
             raise
         print(f"ltchm: out of memory, take a smaller --block-size: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def forget_output() -> None:
+    """Drops what a broken standard output did not take: it would be tried again at exit, with a traceback."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(error: BaseException) -> str:
@@ -208,16 +223,18 @@ def open_codec(name: str | None, **options: int) -> "Codec":
 
 
 def keep_compiled_functions() -> None:
-    """Makes JAX keep what takes long to compile in the user's cache folder, within a limit."""
-    import os
+    """Makes JAX keep what takes long to compile in the user's cache folder, if any, within a limit."""
     import warnings
 
     import jax
 
     # Two commands that write the same entry at once: one of them warns, nothing is lost.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
-    drop_unfinished(folder)
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
+        drop_unfinished(folder)
+    except (OSError, RuntimeError):  # a user without a home, or a folder that is not theirs
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ltchm_jax.model_file import make_model, save_model
 pytest.importorskip("tensorflow_compression_ops")
 
 SMALL = ModelConfig(width=32, attention="none", hyper_attention="none", parameter_width=32)
+KEEP = cli.keep_compiled_functions  # which `conftest` replaces
 MODES = {"grey": "L", "rgb": "RGB", "rgba": "RGBA", "palette": "P"}
 
 
@@ -271,6 +273,57 @@ def test_info_and_help_load_no_jax(folder, arguments):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+SHELL = shutil.which("bash")
+
+
+def in_a_shell(command: str, **names: object) -> subprocess.CompletedProcess:
+    """`ltchm` in a shell, its output buffered as it usually is."""
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment = usual | {name: str(value) for name, value in names.items()}
+    script = f'ltchm() {{ {sys.executable} -m ltchm_jax "$@"; }}; {command}'
+    root = Path(__file__).parent.parent
+    return subprocess.run([SHELL, "-c", script], env=environment, cwd=root, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(SHELL is None, reason="no bash here")
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("ltchm info $S > /dev/full", "ltchm: No space left on device\n"),
+        ("ltchm info - <&-", "ltchm: Standard input is closed\n"),
+        ("ltchm decompress missing.ltc - >&-", "ltchm: No such file or directory: 'missing.ltc'\n"),
+        ("ltchm info missing.ltc 2>&-", ""),
+    ],
+)
+def test_broken_standard_streams_end_in_one_line(folder, command, error):
+    done = in_a_shell(command, S=folder / "rgb.ltc")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", error)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SHELL is None, reason="no bash here")
+@pytest.mark.parametrize("command", ["- 2>&- | cat >", "/dev/stdout | cat >", ">(cat >"])
+def test_pipes_take_the_stream_and_nothing_else(folder, tmp_path, command):
+    command = f"ltchm compress $P {command} $O"
+    done = in_a_shell(
+        command.replace("$P", "--model $M $P") + (") && sleep 1" if "(" in command else ""),
+        P=folder / "rgb.png",
+        M=folder / "m.safetensors",
+        O=tmp_path / "o.ltc",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o.ltc").read_bytes() == (folder / "rgb.ltc").read_bytes()
+
+
+def test_a_cache_that_cant_be_used_is_done_without(tmp_path, monkeypatch):
+    (tmp_path / "ltchm-jax").mkdir()
+    (tmp_path / "ltchm-jax" / "x-cache").mkdir()  # can't be removed as a file
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    KEEP()
+    assert jax.config.jax_compilation_cache_dir == before
 
 
 def test_info_takes_pictures_that_are_too_large_to_decode(tmp_path, capsys):

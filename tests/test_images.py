@@ -4,7 +4,9 @@ import builtins
 import io
 import struct
 import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -349,6 +351,41 @@ def test_bombs_are_refused_and_the_limit_of_pillow_is_left_alone():
     with pytest.raises(ImageError, match="MAX_TEXT_CHUNK"):
         read_image(stored(pillow.new("L", (4, 4)), "PNG", pnginfo=text))
     assert before == pillow.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_the_limit_of_pillow_does_not_hold_while_a_file_is_decoded(kind, monkeypatch):
+    pixels, before = noise(40, 40, 3), 1000
+    file = stored(pillow.fromarray(pixels), kind)
+    monkeypatch.setattr(pillow, "MAX_IMAGE_PIXELS", before)
+    np.testing.assert_array_equal(read_image(file).pixels, pixels)
+    assert before == pillow.MAX_IMAGE_PIXELS
+
+
+def test_readers_in_many_threads_leave_the_process_as_it_was():
+    before = pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, list(warnings.filters)
+    data = stored(pillow.fromarray(noise(60, 60, 3)), "PNG").getvalue()
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(lambda _: read_image(io.BytesIO(data)), range(64)))
+    assert len({image.pixels.tobytes() for image in images}) == 1
+    assert before == (pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, list(warnings.filters))
+
+
+def test_long_text_behind_the_pixels_is_read():
+    body = b"k\0\0" + zlib.compress(b"x" * 2_000_000)
+    chunk = struct.pack(">L", len(body)) + b"zTXt" + body + struct.pack(">L", zlib.crc32(b"zTXt" + body))
+    data = png(8, 0, b"\0").getvalue()
+    assert len(read_image(io.BytesIO(data[:-12] + chunk + data[-12:])).metadata.text["k"]) == 2_000_000
+
+
+def test_of_two_exif_blocks_none_turns_again(tmp_path):
+    pixels, info, exif = noise(9, 6, 3), PngImagePlugin.PngInfo(), pillow.Exif()
+    exif[274] = 6
+    info.add_text("Raw profile type exif", orientation_in_text("Raw"))
+    image = read_image(stored(pillow.fromarray(pixels), "PNG", pnginfo=info, exif=exif))
+    np.testing.assert_array_equal(image.pixels, np.rot90(pixels, -1))
+    assert image.metadata.text == {}
 
 
 def test_missing_files_keep_their_own_error(tmp_path):

@@ -79,6 +79,13 @@ def test_lpips_of_different_weights_is_not_averaged(other: str, expected: float 
     assert point["lpips"] == expected
 
 
+def test_a_codec_without_lpips_leaves_that_of_the_others() -> None:
+    measured = dataclasses.replace(ROW, lpips=0.25, lpips_version="alex@0")
+    table = [measured, dataclasses.replace(ROW, codec="other")]
+    points = summarised(table, contender("toy", "1"), contender("other", "1"))["datasets"]["set"]["points"]
+    assert [points[codec][0]["lpips"] for codec in ("toy", "other")] == [0.25, None]
+
+
 def test_codecs_are_compared_on_the_same_pictures() -> None:
     table = [
         dataclasses.replace(ROW, image="a.png", codec="one", psnr=30.0),

@@ -78,9 +78,43 @@ def test_compressions_that_pillow_lacks(compress):
 
 def test_sparse_files_of_other_samples_are_refused():
     corner = rasterio.windows.Window(0, 0, 64, 64)
-    data = gdal_file(noise(1, 200, 130), (corner,), photometric="miniswhite", **SPARSE)
+    data = gdal_file(noise(1, 200, 130), (corner,), photometric="palette", **SPARSE)
     with pytest.raises(ImageError, match="convert it with gdal_translate"):
         read_image(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("nbits", [1, 2, 4, 8])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("compress", ["none", "deflate"])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_grey_of_any_depth_and_polarity(nbits, photometric, compress, interleave):
+    stored = noise(1, 20, 30) >> (8 - nbits)
+    options = {"nbits": nbits} if nbits < 8 else {}
+    data = gdal_file(stored, photometric=photometric, compress=compress, interleave=interleave, **options)
+    grey = stored[0] * (255 // (2**nbits - 1))
+    image = read_image(io.BytesIO(data))
+    assert image.layout is Layout.GREY
+    np.testing.assert_array_equal(image.pixels[:, :, 0], 255 - grey if photometric == "miniswhite" else grey)
+
+
+def test_nodata_of_luma_and_chroma_that_the_compression_made_is_kept():
+    data = gdal_file(noise(3, 64, 64), compress="jpeg", photometric="ycbcr", nodata=0)
+    (tag,) = (tag for tag in read_image(io.BytesIO(data)).metadata.tiff if tag.number == tiff.NODATA)
+    assert tag.data.rstrip(b"\0") == b"0"
+
+
+def test_orientation_in_xmp_does_not_turn_a_tiff():
+    pixels = noise(20, 30, 1)
+    scale = tiff.TiffTag(33550, tiff.DOUBLE, bytes(24))
+    xmp = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    file = io.BytesIO()
+    tiff.write(file, pixels, colour=False, alpha=False, tags=(scale,))
+    data = bytearray(file.getvalue())
+    entry, behind = first_structure(data, tiff.SAMPLE_FORMAT), len(data)  # becomes XMP, behind the file
+    struct.pack_into("<HHLL", data, entry, 700, 1, len(xmp), behind)
+    image = read_image(io.BytesIO(bytes(data) + xmp))
+    np.testing.assert_array_equal(image.pixels, pixels)
+    assert image.metadata.tiff == (scale,)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ def open_input(path: str | Path) -> Iterator[BinaryIO]:
       OSError: it can't be opened.
     """
     if str(path) == STANDARD:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "Standard input is closed")
         yield BytesIO(sys.stdin.buffer.read())
         return
     with open(path, "rb") as file:
@@ -45,15 +47,17 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
       OSError: the folder or the file can't be written.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(path)
     if str(path) == STANDARD:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "Standard output is closed")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     elif target.exists() and not target.is_file():
         with open(target, "wb") as file:
             yield file
     else:
-        yield from _write_and_rename(target)
+        yield from _write_and_rename(Path(os.path.realpath(target)))
 
 
 def _write_and_rename(target: Path) -> Iterator[BinaryIO]:

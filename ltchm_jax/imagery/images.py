@@ -26,11 +26,18 @@ from PIL import ImageOps, PngImagePlugin
 
 from ltchm_jax.bitstream import MAX_PIXELS
 from ltchm_jax.container.header import Layout
-from ltchm_jax.container.metadata import MAX_BYTES, Metadata, TiffTag
+from ltchm_jax.container.metadata import Metadata, TiffTag
 from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.files import atomic_write, check_folder, open_input
-from ltchm_jax.imagery.reading import ImageError, check_size, no_warnings
-from ltchm_jax.imagery.tiff_pictures import carried_tags, check_tiff, is_bands, is_beyond_pillow, read_bands
+from ltchm_jax.imagery.reading import ImageError, check_size, our_limits
+from ltchm_jax.imagery.tiff_pictures import (
+    as_colours,
+    carried_tags,
+    check_tiff,
+    is_bands,
+    is_beyond_pillow,
+    read_bands,
+)
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
@@ -38,7 +45,8 @@ LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 MODES |= {"CMYK": "RGB", "YCbCr": "RGB"}
 EXIF_MARK = b"Exif\0\0"
-TURNED_TEXT = {"XML:com.adobe.xmp", "Raw profile type exif"}  # keys of text that may hold an orientation
+EXIF_TEXT = "Raw profile type exif"
+TURNED_TEXT = {EXIF_TEXT, "XML:com.adobe.xmp"}  # keys of text that may hold an orientation
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 logging.getLogger("PIL").addHandler(
@@ -146,7 +154,8 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
         file.seek(0)
         is_tiff = file.read(4) in TIFF_MARKS
         file.seek(0)
-        return _read_tiff(file, max_pixels) if is_tiff else _read_plain(file, max_pixels)
+        with our_limits():
+            return _read_tiff(file, max_pixels) if is_tiff else _read_plain(file, max_pixels)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except pillow.UnidentifiedImageError:
@@ -160,7 +169,7 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
 
 
 def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
-    with _open(file) as opened:
+    with pillow.open(file, formats=FORMATS) as opened:
         check_size(*opened.size, 4, max_pixels)
         if isinstance(opened, PngImagePlugin.PngImageFile) and any(";16" in str(t.args) for t in opened.tile):
             raise ImageError("samples must have 8 bits, got 16: scale the picture first")
@@ -168,6 +177,8 @@ def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
         text = {str(key): str(value) for key, value in getattr(opened, "text", {}).items()}
         upright = _upright(opened)
         text |= {key: str(upright.info[key]) for key in TURNED_TEXT & text.keys() & upright.info.keys()}
+        if "exif" in opened.info:  # which then alone was turned
+            text.pop(EXIF_TEXT, None)
         return Image(*_pixels(upright), Metadata(text, _icc(opened), _exif(upright)))
 
 
@@ -178,24 +189,15 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
     carried = carried_tags(tags)
     if is_bands(tags) or is_beyond_pillow(tags):
         pixels = read_bands(file, max_pixels)
+        pixels = pixels if is_bands(tags) else as_colours(pixels, tags)
         layout = Layout.BANDS if is_bands(tags) else LAYOUTS[pixels.shape[2]]
         icc = tags[tiff.ICC].data if tiff.ICC in tags else b""
         return Image(pixels, layout, Metadata(icc=icc, tiff=carried))
-    with _open(file) as opened:
+    with pillow.open(file, formats=FORMATS) as opened:
         check_size(*opened.size, 4, max_pixels)
+        opened.info.pop("xmp", None)  # in which Pillow looks for an orientation; a TIFF has a tag for it
         pixels, layout = _pixels(opened)
         return Image(pixels, layout, Metadata(icc=_icc(opened), tiff=carried))
-
-
-def _open(file: BinaryIO) -> pillow.Image:
-    """Reads the front of a file. Pillow's limits are variables of the process; ours replace them."""
-    with no_warnings():
-        limits = pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
-        pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, MAX_BYTES
-        try:
-            return pillow.open(file, formats=FORMATS)
-        finally:
-            pillow.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
 
 
 def _scale_transparent_grey(opened: pillow.Image) -> None:
@@ -209,8 +211,7 @@ def _upright(opened: pillow.Image) -> pillow.Image:
     """The picture turned as its EXIF block says; as it is where that can't be read."""
     opened.load()
     try:
-        with no_warnings():
-            return ImageOps.exif_transpose(opened)
+        return ImageOps.exif_transpose(opened)
     except Exception:  # a damaged block fails in many ways
         return opened
 
@@ -239,8 +240,7 @@ def _exif(opened: pillow.Image) -> bytes:
     block = opened.info.get("exif") or b""
     block = block if not block or block.startswith(EXIF_MARK) else EXIF_MARK + block
     try:
-        with no_warnings():
-            pillow.Exif().load(block)
+        pillow.Exif().load(block)
     except Exception:  # a damaged block fails in many ways
         return b""
     return block

@@ -10,12 +10,13 @@ import numpy as np
 
 from ltchm_jax.container.metadata import TiffTag
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.reading import ImageError, check_size, no_warnings
+from ltchm_jax.imagery.reading import ImageError, check_size
 
 LERC, WEBP, JPEG = 34887, 50001, 7  # compressions
 
 
 def check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
+    """Raises ImageError for a TIFF that is too large, or not taken by the rules."""
     (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
     (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
     check_size(width, height, samples, max_pixels)
@@ -45,7 +46,7 @@ def _nodata(tags: dict[int, TiffTag]) -> TiffTag | None:
     """GDAL's nodata of the samples as they are read; None where no sample stands for it."""
     tag, (photometric, *_) = tags[tiff.NODATA], tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))
     top = 2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1
-    if is_bands(tags) or (photometric in (1, 2) and top == 255):
+    if is_bands(tags) or (top == 255 and (photometric in (1, 2) or _becomes_rgb(tags))):
         return tag
     text = tag.data.rstrip(b"\0 ")
     if photometric > 1 or not (text.isdigit() and len(text) < 4 and int(text) <= top):
@@ -64,7 +65,7 @@ def is_bands(tags: dict[int, TiffTag]) -> bool:
 
 
 def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
-    """Whether Pillow could not decode the file, or would misread it: absent tiles, two planes, WebP, LERC.
+    """Whether Pillow could not decode the file, or would misread it: absent tiles, planes, WebP, LERC.
 
     Raises:
       ImageError: it is so, and rasterio would not give the samples of this file's rules either.
@@ -72,16 +73,32 @@ def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
     names = tiff.PLANES, tiff.SAMPLES, tiff.COMPRESSION, tiff.PHOTOMETRIC
     planes, samples, compression, photometric = (tiff.numbers(tags, name, (1,))[0] for name in names)
     sizes = tiff.numbers(tags, tiff.TILE_SIZES, ()) + tiff.numbers(tags, tiff.STRIP_SIZES, ())
-    if not (0 in sizes or (planes == 2 and samples == 2) or compression in (LERC, WEBP)):
+    as_stored = photometric == 1 and tiff.numbers(tags, tiff.BITS, (1,)) == (8,)
+    misread = planes == 2 and (samples == 2 or (samples == 1 and compression == 1 and not as_stored))
+    if not (0 in sizes or misread or compression in (LERC, WEBP)):
         return False
-    decoded = photometric in (1, 2) or (photometric == 6 and compression in (JPEG, WEBP))
-    premultiplied = tiff.numbers(tags, tiff.EXTRA, ()) == (1,)
-    if not decoded or min(tiff.numbers(tags, tiff.BITS, (1,))) < 8 or premultiplied:
+    if not (photometric in (0, 1, 2) or _becomes_rgb(tags)) or tiff.numbers(tags, tiff.EXTRA, ()) == (1,):
         raise ImageError(
-            "a TIFF that is sparse, of two planes, WebP or LERC must be grey or RGB of 8 bits, its alpha "
-            "straight: convert it with gdal_translate first"
+            "a TIFF that is sparse, of planes, WebP or LERC must be grey or RGB, its alpha straight: convert "
+            "it with gdal_translate first"
         )
     return True
+
+
+def _becomes_rgb(tags: dict[int, TiffTag]) -> bool:
+    """Whether luma and chroma are a matter of the compression, and samples are RGB to everybody else."""
+    compression, photometric = (
+        tiff.numbers(tags, name, (1,))[0] for name in (tiff.COMPRESSION, tiff.PHOTOMETRIC)
+    )
+    return photometric == 6 and compression in (JPEG, WEBP)
+
+
+def as_colours(pixels: np.ndarray, tags: dict[int, TiffTag]) -> np.ndarray:
+    """Samples as rasterio reads them, uint8 [H, W, bands], in 8 bits, and grey so that white is 255."""
+    pixels = pixels * np.uint8(255 // (2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1))
+    if tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))[0] == 0:
+        pixels[:, :, 0] = 255 - pixels[:, :, 0]
+    return pixels
 
 
 def read_bands(file: BinaryIO, max_pixels: int) -> np.ndarray:
@@ -93,11 +110,7 @@ def read_bands(file: BinaryIO, max_pixels: int) -> np.ndarray:
             "a TIFF of bands, sparse, WebP or LERC needs rasterio, it is not installed: pip install rasterio"
         ) from None
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
-    with (
-        no_warnings(),  # rasterio warns where there is no georeference
-        MemoryFile(file.read()) as memory,
-        memory.open(driver="GTiff") as dataset,
-    ):
+    with MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
         check_size(dataset.width, dataset.height, dataset.count, max_pixels)  # entries may be read otherwise
         if set(dataset.dtypes) != {"uint8"}:
             raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")

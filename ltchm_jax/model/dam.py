@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ltchm_jax.model.layers import Array, Conv, add_offset, depthwise_conv2d, param
+from ltchm_jax.model.layers import Array, Conv, add_offset, depthwise_conv2d, normal_init, param
 from ltchm_jax.model.pooling import adaptive_average_pool
 
 BATCH_NORM_EPSILON = 1e-5
@@ -75,7 +75,7 @@ class IDConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels, size = x.shape[-1], self.kernel_size
-        init = nn.initializers.normal(0.02)
+        init = normal_init(0.02)
         weight = param(self, "weight", init, (self.kernels, size, size, channels)).astype(x.dtype)
         bias = param(self, "bias", init, (self.kernels, 1, 1, channels)).astype(x.dtype)
         # A 1x1 kernel is made from the same mean as the bias: one projection serves both, and counts twice.
@@ -163,8 +163,9 @@ class DAM(nn.Module):
         def branch(variables: dict) -> tuple[Array, dict]:
             return lax.scan(step, x, variables)
 
-        (trunk, mask), updates = jax.vmap(branch)(stacked)
-        if self.train and not self.is_initializing() and updates:
+        # What depends on the variables alone would be computed, and compiled, while they are made.
+        (trunk, mask), updates = ((x, x), {}) if self.is_initializing() else jax.vmap(branch)(stacked)
+        if self.train and updates:
             self.put_variable("batch_stats", "branches", updates["batch_stats"])
         return x + nn.sigmoid(Conv(x.shape[-1], 1, name="mask")(mask)) * trunk
 

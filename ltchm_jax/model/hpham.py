@@ -20,6 +20,7 @@ from ltchm_jax.model.layers import (
     depthwise_conv2d,
     leaky_relu,
     mix_channels,
+    normal_init,
     param,
 )
 
@@ -106,7 +107,7 @@ class WindowAttention(nn.Module):
     def _attend(self, q: Array, k: Array, v: Array, mask: np.ndarray | None) -> Array:
         """q, k, v [B, windows, 16, heads, 32] -> the same shape."""
         span = 2 * WINDOW - 1
-        bias = param(self, "bias", nn.initializers.normal(0.02), (q.shape[-2], span, span))
+        bias = param(self, "bias", normal_init(0.02), (q.shape[-2], span, span))
         rows, columns = relative_offsets()
         logits = jnp.einsum("bnqhd,bnkhd->bnhqk", q, k) * HEAD_DIM**-0.5
         logits += bias.astype(q.dtype)[:, rows, columns][None, None]

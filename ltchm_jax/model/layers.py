@@ -6,6 +6,7 @@ decided.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +27,6 @@ SAME: Padding = ((1, 1), (1, 1))  # of a 3x3 kernel
 SLOPE = 0.01  # of LeakyReLU
 leaky_relu = functools.partial(nn.leaky_relu, negative_slope=SLOPE)
 
-# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of the framework that the authors used.
-kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
 
 def param(module: nn.Module, name: str, init: Callable, *arguments: Any) -> Any:
     """`module.param`, which traces the initialiser even where there is a value: a tenth of a start."""
@@ -37,10 +35,38 @@ def param(module: nn.Module, name: str, init: Callable, *arguments: Any) -> Any:
     return module.param(name, init, *arguments)
 
 
+def drawn(distribution: Callable[..., Array], scale: float) -> Initializer:
+    """`scale` times a distribution of `jax.random`.
+
+    A draw takes long to compile. As vectors whose lengths are powers of 2, a few of them serve all shapes.
+    """
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        size = math.prod(shape)
+        vector = scale * distribution(key, (1 << (size - 1).bit_length(),), dtype)
+        return vector[:size].reshape(shape)
+
+    return init
+
+
 def bias_init(fan_in: int) -> Initializer:
-    """Uniform on -1/sqrt(fan_in)..1/sqrt(fan_in)."""
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    """Uniform on -1/sqrt(fan_in)..1/sqrt(fan_in), the default of the framework that the authors used."""
+    return uniform_init(fan_in**-0.5)
+
+
+def kernel_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """The same for a kernel [..., I, O], whose fan-in is all but the last."""
+    return bias_init(math.prod(shape[:-1]))(key, shape, dtype)
+
+
+def uniform_init(bound: float) -> Initializer:
+    """Uniform on -bound..bound."""
+    return drawn(functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0), bound)
+
+
+def normal_init(deviation: float) -> Initializer:
+    """Normal around 0."""
+    return drawn(jax.random.normal, deviation)
 
 
 def mix_channels(x: Array, matrix: Array) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ltchm_jax.model.config import ModelConfig
 from ltchm_jax.model.hpham import Linear
-from ltchm_jax.model.layers import Array, bias_init, leaky_relu, lower_bound, param
+from ltchm_jax.model.layers import Array, bias_init, leaky_relu, lower_bound, normal_init, param, uniform_init
 
 # The causal part of the 5x5 mask of type A, in raster order: (row, column) offsets of the taps.
 CAUSAL_TAPS = tuple((i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0)
@@ -73,10 +73,7 @@ class MaskedContext(nn.Module):
     def __call__(self, taps: Array) -> Array:
         full = taps.shape[-1] // len(CAUSAL_TAPS) * 25  # Glorot's fans are those of the unmasked kernel
         bound = (6 / (full + 25 * self.features)) ** 0.5
-        kernel = param(self, 
-            "kernel", lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound),
-            (taps.shape[-1], self.features),
-        )  # fmt: skip
+        kernel = param(self, "kernel", uniform_init(bound), (taps.shape[-1], self.features))
         bias = param(self, "bias", nn.initializers.zeros, (self.features,)).astype(taps.dtype)
         return taps @ kernel.astype(taps.dtype) + bias.reshape((1,) * (taps.ndim - 1) + (-1,))
 
@@ -105,7 +102,7 @@ class FactorisedPrior(nn.Module):
 
     def _layer(self, i: int, channels: int, widths: Sequence[int]) -> tuple[Array, Array, Array | None]:
         last = i == len(widths) - 2
-        small = nn.initializers.normal(0.01)
+        small = normal_init(0.01)
         if self.variant == "released":
             matrix_init, offset_init, factor_init = small, small, small
         else:
