@@ -21,13 +21,14 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        text = error.args[0] if isinstance(error, KeyError) else error  # whose own text is a literal
+        reason = " ".join(str(text).split())
         print(f"train.py: A flag is unknown or has a wrong value: {reason}; see --help.", file=sys.stderr)
         return sys.exit(2)
 
 
 def main(_: list[str]) -> int:
-    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it does not find
+    logging.set_verbosity(logging.FATAL)  # what others log of an error is said by ours, in one line
     return run.main(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.distributed)
 
 

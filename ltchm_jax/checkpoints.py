@@ -1,7 +1,11 @@
 """Checkpoints of a training run (Orbax): state and position in the data."""
 
+import contextlib
+import errno
 import json
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +53,7 @@ class RunCheckpoints:
         self.best_loss = math.inf if metrics is None else _loss(metrics)
 
     def _check_config(self, path: Path, config: Any) -> None:
-        """Compares the configuration with that of the run found here, or keeps it where there is none."""
+        """Compares the configuration with that of the run found here, and keeps it."""
         text = config.to_json_best_effort(indent=2, sort_keys=True)
         if self.latest_step() is None or not path.exists():
             with atomic_write(path) as file:
@@ -62,6 +66,9 @@ class RunCheckpoints:
                 f"A run goes on only with the configuration it began with; {', '.join(changed)} differ from "
                 f"{str(path)!r}: restore them or choose another --workdir."
             )
+        if old != new:  # in what may change
+            with atomic_write(path) as file:
+                file.write(text.encode())
 
     def latest_step(self) -> int | None:
         """The last step that was kept, or None."""
@@ -71,10 +78,14 @@ class RunCheckpoints:
         """Keeps a host state and the position in the data; `loss`: of a validation, if there was one.
 
         One that is not finite counts as none: it must not pass for the best.
+
+        Raises:
+          CheckpointError: this one, or the one before, could not be written.
         """
         loss = loss if math.isfinite(loss) else math.inf
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state))
-        self._manager.save(step, args=items, metrics={"loss": loss})
+        with self._named_failure():
+            self._manager.save(step, args=items, metrics={"loss": loss})
         self.best_loss = min(self.best_loss, loss)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict]:
@@ -90,9 +101,28 @@ class RunCheckpoints:
         return kept.state, kept.data
 
     def close(self) -> None:
-        """Waits until all is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until all is written.
+
+        Raises:
+          CheckpointError: something could not be written.
+        """
+        with self._named_failure():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _named_failure(self) -> Iterator[None]:
+        """What Orbax says when it can't write, in one line."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            full = os.strerror(errno.ENOSPC)
+            reason = full if full in text else text[:200]
+            raise CheckpointError(
+                f"A checkpoint could not be written to {str(self._manager.directory)!r}: {reason}; those "
+                "before it are whole."
+            ) from error
 
 
 def _fields(config: dict[str, Any]) -> dict[str, Any]:

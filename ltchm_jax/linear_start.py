@@ -31,16 +31,15 @@ def linear_start(config: ModelConfig, images: np.ndarray, lmbda: float, key: jax
     """Variables of a model whose transforms are a Karhunen-Loeve transform of the images.
 
     Args:
-      config: any model with `attention` dam or none.
+      config: see `check_model`.
       images: uint8 [N, H, W, bands], sides multiples of 64; ten million samples are plenty.
       lmbda: of a model of one rate; a variable-rate model has its own.
       key: draws what does not follow from the images.
 
     Raises:
-      ValueError: another kind of attention: it does not start as a multiple of the identity.
+      ValueError: another kind of model.
     """
-    if config.attention not in ("dam", "none"):
-        raise ValueError(f"A linear start needs `attention` dam or none, got {config.attention}.")
+    check_model(config)
     variables: Any = jax.tree.map(np.array, jax.device_get(init_variables(config, key)))
     params, stage = variables["params"], np.asarray(images, np.float32) / 255
     for part in (params["g_a"], params["g_s"]):
@@ -52,6 +51,21 @@ def linear_start(config: ModelConfig, images: np.ndarray, lmbda: float, key: jax
     _set_hyper_analysis(params["h_a"], config, stage)
     _set_entropy_parameters(params["prior_y"], config, spread)
     return variables
+
+
+def check_model(config: ModelConfig) -> None:
+    """Raises ValueError for a model without a linear start.
+
+    Its attention must start as a multiple of the identity, and no stage may have fewer channels than y.
+    """
+    if config.attention not in ("dam", "none"):
+        raise ValueError(f"A linear start needs `attention` dam or none, got {config.attention}.")
+    latent, stage = config.latent_channels, config.width_at(16)
+    if latent != stage:
+        raise ValueError(
+            f"A linear start needs as many latent channels as the stage at 1/16 has, got {latent} and "
+            f"{stage}: set `model.latent_mult` or `model.stage_widths`."
+        )
 
 
 def cells_of(x: np.ndarray, side: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ltchm_jax import processes
 from ltchm_jax.complexity import model_layers, total
+from ltchm_jax.entropy.range_coder import quiet_tensorflow
 from ltchm_jax.imagery.files import atomic_write
 from ltchm_jax.model import ModelConfig
 
@@ -32,9 +33,8 @@ class MetricWriter:
         self._board = None
         if not processes.is_first():
             return
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of every GPU it does not find
         # The newest JAX breaks the import, a missing TensorFlow the writer.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), quiet_tensorflow():
             from clu import metric_writers
 
             self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)

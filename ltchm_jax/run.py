@@ -1,11 +1,8 @@
 """A training run from first to last step: data in, checkpoints, metrics and the model out."""
 
-import contextlib
 import dataclasses
 import importlib.util
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +13,13 @@ import optax
 from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import RunCheckpoints
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
-from ltchm_jax.linear_start import linear_start
+from ltchm_jax.linear_start import check_model, linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
+from ltchm_jax.signals import kill_interrupts, stop_on_signals
 from ltchm_jax.sources import Tolerant
 from ltchm_jax.training import Trainer, TrainState, check_finite
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """A list that holds the signal once Ctrl-C or a termination came; the run then ends in good order."""
-    asked: list[int] = []
-    old = {
-        s: signal.signal(s, lambda number, _: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
 
 # Fields of a configuration that count something.
 COUNTS = (
@@ -163,6 +146,7 @@ def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict
     if config.init_from:
         variables = given_variables(config.init_from, model)
     elif config.linear_start:
+        check_model(model)
         images = first_crops(config, source, config.linear_start, config.data.crop)
         variables = linear_start(model, images, config.lmbda, jax.random.key(config.seed))
     else:
@@ -341,11 +325,16 @@ def real_rates(model: Model, images: np.ndarray) -> dict[str, float]:
 def main(config: Any, workdir: str, distributed: str = "") -> int:
     """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
     try:
-        processes.join(distributed)
-        state = train(config, Path(workdir))
+        with kill_interrupts():
+            processes.join(distributed)
+            state = train(config, Path(workdir))
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # XLA's own are RuntimeErrors
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
         return 130
-    return 0 if int(state.step) >= config.steps else 130
+    if int(state.step) >= config.steps:
+        return 0
+    if processes.is_first():
+        print(f"ended at step {int(state.step)} of {config.steps}; the same command goes on", file=sys.stderr)
+    return 130

@@ -96,6 +96,22 @@ def test_length_intervals_and_folders_may_change(tmp_path):
     RunCheckpoints(
         tmp_path, small_config(steps=9, log_every=3, **{"data.folder": "elsewhere"}), keep=1
     ).close()
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 9  # what the run now goes by
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a\nb " * 99)])
+def test_what_cant_be_written_is_one_line(tmp_path, monkeypatch, error):
+    checkpoints = RunCheckpoints(tmp_path, small_config(), keep=1)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints._manager, "save", fail)
+    with pytest.raises(CheckpointError, match="could not be written to") as caught:
+        checkpoints.save(1, None, {})
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+    assert ("No space" in str(caught.value)) == isinstance(error, OSError)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b"[" * 100_000, b"[1]"])

@@ -7,7 +7,7 @@ import pytest
 from small_model import small_model
 
 from ltchm_jax.imagery.scenes import draw_scene
-from ltchm_jax.linear_start import SPREAD_Z, linear_start, principal_components
+from ltchm_jax.linear_start import SPREAD_Z, check_model, linear_start, principal_components
 from ltchm_jax.model import LTCHM, ModelConfig, Output, init_variables
 
 KEY = jax.random.key(0)
@@ -96,6 +96,11 @@ def test_low_rates_shrink_what_they_have_no_bits_for():
     assert (kept <= 0).all()
     assert (kept[0] <= kept[1] + 1e-6).all()
     assert kept[0, -1] < -1
+
+
+def test_latents_with_channels_that_no_stage_has_have_no_linear_start():
+    with pytest.raises(ValueError, match="got 64 and 32: set `model"):
+        check_model(ModelConfig(width=32))
 
 
 def test_other_attention_has_no_linear_start():

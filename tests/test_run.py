@@ -21,7 +21,7 @@ from ltchm_jax.data import open_source, training_batches
 from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model import init_variables
 from ltchm_jax.model_file import load_model, make_model
-from ltchm_jax.run import stop_on_signals
+from ltchm_jax.signals import stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,12 +158,13 @@ def terminate() -> None:
 
 
 @pytest.mark.parametrize(("moment", "step"), [(5, 5), (1, 1), (-1, 6)])
-def test_a_run_that_is_told_to_stop_keeps_its_last_step_and_goes_on(folder, tmp_path, moment, step):
+def test_a_run_that_is_told_to_stop_keeps_its_last_step_and_goes_on(folder, tmp_path, capsys, moment, step):
     """Before a step between two checkpoints, before the first one, and during validation after step 6."""
     config = config_of(folder)
     assert run.main(config, str(tmp_path / "whole")) == 0
     CheapTrainer.before_step = {moment: terminate}
     assert run.main(config, str(tmp_path / "cut")) == 130
+    assert f"ended at step {step} of 9; the same command goes on" in capsys.readouterr().err
     assert int(kept(tmp_path / "cut", config)[0].step) == step
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     CheapTrainer.before_step = {}
@@ -308,6 +309,24 @@ def test_real_rates_are_close_to_what_the_entropy_model_says():
     assert 0 <= got["real/bpp"] - want["bpp"] < 8 * 60 / 128**2 + 0.01 * want["bpp"]
     made = trainer.reconstruct(state, images)
     assert got["real/psnr"] == pytest.approx(metrics.psnr(images[0], made[0]), abs=0.01)
+
+
+def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
+    with stop_on_signals() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert "once more ends it at once" in capfd.readouterr().err
+
+
+def test_a_termination_before_the_first_step_is_status_130(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        CheapTrainer, "init", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(9)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    assert run.main(config_of(folder), str(tmp_path)) == 130
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_signals_have_their_handlers_back():

@@ -38,7 +38,7 @@ def _backend() -> tuple[Any, Any, Any]:
 @functools.cache
 def _imported() -> tuple[Any, Any, Any]:
     try:
-        with _quiet():
+        with quiet_tensorflow():
             import tensorflow as tf
         _make_small(tf)
         try:
@@ -54,7 +54,7 @@ def _imported() -> tuple[Any, Any, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_tensorflow() -> Iterator[None]:
     """Keeps TensorFlow's start-up messages, about GPUs it is not to use, off the terminal."""
     before = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
