@@ -21,10 +21,18 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # whose own text is a literal
-        reason = " ".join(str(text).split())
-        print(f"train.py: A flag is unknown or has a wrong value: {reason}; see --help.", file=sys.stderr)
+        print(
+            f"train.py: A flag is unknown or has a wrong value: {what(error)}; see --help.", file=sys.stderr
+        )
         return sys.exit(2)
+
+
+def what(error: Exception) -> str:
+    """What an error says in one line, or the one inside it; the text of a KeyError is a literal."""
+    inner = error.args[0] if error.args else ""
+    if isinstance(inner, Exception):
+        return what(inner)
+    return " ".join(str(inner if isinstance(error, KeyError) else error).split())
 
 
 def main(_: list[str]) -> int:
