@@ -312,6 +312,7 @@ def test_pipes_take_the_stream_and_nothing_else(folder, tmp_path, command):
         P=folder / "rgb.png",
         M=folder / "m.safetensors",
         O=tmp_path / "o.ltc",
+        XDG_CACHE_HOME=folder / "cache",
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "o.ltc").read_bytes() == (folder / "rgb.ltc").read_bytes()
