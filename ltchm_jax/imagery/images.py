@@ -9,7 +9,7 @@ Rules, so that nothing about a picture is guessed:
   georeferenced TIFF, whose coordinates belong to the stored rows and columns. An EXIF block that can't be
   read is dropped, and turns nothing.
 - Alpha is straight. A TIFF whose extra samples are not alpha is a picture of bands. It is read with rasterio,
-  as are sparse files, in which tiles are absent, grey with alpha in two planes, WebP and LERC.
+  as are sparse files, in which tiles are absent, planes that Pillow misreads, WebP and LERC.
 - PNG keeps text (of one key, the last), ICC profile and EXIF; TIFF keeps the ICC profile and TIFF tags,
   georeferencing among them. GDAL's nodata follows grey samples that were scaled or inverted to 8 bits, and is
   dropped where samples became other colours.
