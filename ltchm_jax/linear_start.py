@@ -54,18 +54,9 @@ def linear_start(config: ModelConfig, images: np.ndarray, lmbda: float, key: jax
 
 
 def check_model(config: ModelConfig) -> None:
-    """Raises ValueError for a model without a linear start.
-
-    Its attention must start as a multiple of the identity, and no stage may have fewer channels than y.
-    """
+    """Raises ValueError for attention that does not start as a multiple of the identity."""
     if config.attention not in ("dam", "none"):
         raise ValueError(f"A linear start needs `attention` dam or none, got {config.attention}.")
-    latent, stage = config.latent_channels, config.width_at(16)
-    if latent != stage:
-        raise ValueError(
-            f"A linear start needs as many latent channels as the stage at 1/16 has, got {latent} and "
-            f"{stage}: set `model.latent_mult` or `model.stage_widths`."
-        )
 
 
 def cells_of(x: np.ndarray, side: int) -> np.ndarray:
@@ -102,6 +93,7 @@ def _set_stage(config: ModelConfig, params: Tree, stride: int, x: np.ndarray, of
     kernel = basis.reshape(2, 2, depth, -1)
     analyse, synthesise = params["g_a"][f"down{stride}"], params["g_s"][f"up{stride}"]
     forth, inverse = kernel * scale, kernel.swapaxes(2, 3)[::-1, ::-1] / (scale * there * back)
+    inverse = inverse[:, :, : config.width_at(stride)]  # of more latents the synthesis sees the strongest
     (_set_layer if last else _set_block)(analyse, _corner(forth, 1), -scale * (mean @ basis))
     (_set_layer if stride == 2 else _set_block)(
         synthesise, _corner(inverse, 0), mean.reshape(4, depth).mean(0)

@@ -7,7 +7,7 @@ import pytest
 from small_model import small_model
 
 from ltchm_jax.imagery.scenes import draw_scene
-from ltchm_jax.linear_start import SPREAD_Z, check_model, linear_start, principal_components
+from ltchm_jax.linear_start import SPREAD_Z, linear_start, principal_components
 from ltchm_jax.model import LTCHM, ModelConfig, Output, init_variables
 
 KEY = jax.random.key(0)
@@ -98,9 +98,17 @@ def test_low_rates_shrink_what_they_have_no_bits_for():
     assert kept[0, -1] < -1
 
 
-def test_latents_with_channels_that_no_stage_has_have_no_linear_start():
-    with pytest.raises(ValueError, match="got 64 and 32: set `model"):
-        check_model(ModelConfig(width=32))
+@pytest.mark.parametrize("fields", [{"latent_mult": 2}, {"stage_widths": (32, 32, 32, 64)}])
+def test_latents_may_have_more_or_fewer_channels_than_the_stage(fields):
+    """Preset `paper` has twice as many latents; its synthesis starts from the strongest half."""
+    config, images = small_model(**{"bands": 1} | fields), scenes(1)
+    variables = linear_start(config, images, 512.0, KEY)
+    y, found = transformed(config, variables, images)
+    assert y.shape[-1] == config.latent_channels
+    _, fresh = transformed(config, init_variables(config, KEY), images)
+    assert error(images, found) < error(images, fresh) / 10
+    spread = np.std(y, (0, 1, 2))
+    assert (np.diff(spread) <= 0.01 * spread[0]).all()  # the strongest come first
 
 
 def test_other_attention_has_no_linear_start():
