@@ -312,11 +312,13 @@ def test_real_rates_are_close_to_what_the_entropy_model_says():
 
 
 def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     with stop_on_signals() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
     assert "once more ends it at once" in capfd.readouterr().err
 
 
