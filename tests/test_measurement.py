@@ -58,6 +58,17 @@ def test_codec_that_raises_stops_nobody_else(tmp_path: Path) -> None:
     assert [row.codec for row in outcome.rows] == ["toy"]
 
 
+def test_a_measure_that_fails_stops_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: np.ndarray) -> float:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    write_pictures(tmp_path, (20, 30))
+    monkeypatch.setattr(metrics, "vif_p", fail)
+    outcome = measure_picture(job(tmp_path / "p0.png", ToyCodec()), None, set(), workers=1)
+    assert outcome.rows == []
+    assert [failure.reason for failure in outcome.failures] == ["RESOURCE_EXHAUSTED: Out of memory"]
+
+
 def test_lpips_fills_its_column(tmp_path: Path) -> None:
     write_pictures(tmp_path, (20, 30))
     lpips = Lpips("alex", lpips_weights("alex"))

@@ -67,11 +67,12 @@ def measure_picture(
         try:
             _warm_up(contender, setting, pixels, warm)
             measured = measure(contender, setting, pixels)
-        except Exception as error:  # an encoder of somebody else may raise anything
+            outcome.rows.append(_row(job, contender, setting, pixels, measured, lpips, workers))
+        except (
+            Exception
+        ) as error:  # an encoder of somebody else may raise anything, and a measure
             failure = Failure(picture.dataset, picture.name, contender.curve, setting, one_line(error))
             outcome.failures.append(failure)
-            continue
-        outcome.rows.append(_row(job, contender, setting, pixels, measured, lpips, workers))
     return outcome
 
 
