@@ -68,9 +68,7 @@ def measure_picture(
             _warm_up(contender, setting, pixels, warm)
             measured = measure(contender, setting, pixels)
             outcome.rows.append(_row(job, contender, setting, pixels, measured, lpips, workers))
-        except (
-            Exception
-        ) as error:  # an encoder of somebody else may raise anything, and a measure
+        except Exception as error:  # an encoder of somebody else may raise anything, and a measure
             failure = Failure(picture.dataset, picture.name, contender.curve, setting, one_line(error))
             outcome.failures.append(failure)
     return outcome
