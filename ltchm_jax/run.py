@@ -98,6 +98,7 @@ def train(config: Any, workdir: Path) -> TrainState:
     check(config)
     trainer = Trainer(config)
     source = data.open_source(config, "train")
+    validation = data.validation_batches(data.open_source(config, "validation"), config)
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
     checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)
     goes_on = checkpoints.latest_step() is not None
@@ -111,7 +112,7 @@ def train(config: Any, workdir: Path) -> TrainState:
         host = processes.tree_from_first(host)
     try:
         with stop_on_signals() as asked:
-            host = Run(config, workdir, trainer, checkpoints, source, batches, asked).loop(host)
+            host = Run(config, workdir, trainer, checkpoints, source, batches, validation, asked).loop(host)
     finally:
         checkpoints.close()
     if int(host.step) >= config.steps:  # in every process: JAX would not let the others wait for so long
@@ -205,6 +206,7 @@ class Run:
     checkpoints: RunCheckpoints
     source: Tolerant
     batches: Any
+    validation: list[np.ndarray]
     asked: list[int]  # a signal to stop, once there is one
 
     def loop(self, host: TrainState) -> TrainState:
@@ -212,7 +214,6 @@ class Run:
         config, trainer = self.config, self.trainer
         self.writer = MetricWriter(self.workdir, int(host.step))
         progress = Progress(config, int(host.step), share_of_peak(config, trainer.recipe.model))
-        self.validation = data.validation_batches(data.open_source(config, "validation"), config)
         state, step, waiting = trainer.replicate(host), int(host.step), []
         while step < config.steps and not self.stops(step):
             state, metrics = trainer.step(state, progress.timed(self.batches))

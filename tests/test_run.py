@@ -113,8 +113,14 @@ def test_several_processes_stop_together_where_they_log(folder, tmp_path, monkey
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(run.processes, "any_of", lambda mine: not mine)
     asked: list[int] = []
-    stopping = run.Run(config_of(folder), tmp_path, *[None] * 4, asked)  # type: ignore[arg-type]
+    stopping = run.Run(config_of(folder), tmp_path, *[None] * 5, asked)  # type: ignore[arg-type]
     assert stopping.stops(step) is heard
+
+
+def test_a_wrong_validation_folder_is_refused_before_the_first_weights(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "initial_variables", None)  # would fail if it were called
+    config = config_of(folder, **{"data.validation_folder": str(tmp_path / "missing")})
+    assert "missing" in error_of(config, tmp_path / "run", capsys)
 
 
 def test_images_left_out_are_counted(folder, tmp_path):
