@@ -55,20 +55,17 @@ class RunCheckpoints:
     def _check_config(self, path: Path, config: Any) -> None:
         """Compares the configuration with that of the run found here, and keeps it."""
         text = config.to_json_best_effort(indent=2, sort_keys=True)
-        if self.latest_step() is None or not path.exists():
-            with atomic_write(path) as file:
-                file.write(text.encode())
-        old, new = _fields(dict(json.loads(path.read_text()))), _fields(json.loads(text))
-        known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field
-        changed = sorted(name for name in known if old[name] != new[name])
-        if changed:
-            raise CheckpointError(
-                f"A run goes on only with the configuration it began with; {', '.join(changed)} differ from "
-                f"{str(path)!r}: restore them or choose another --workdir."
-            )
-        if old != new:  # in what may change
-            with atomic_write(path) as file:
-                file.write(text.encode())
+        if self.latest_step() is not None and path.exists():
+            old, new = _fields(dict(json.loads(path.read_text()))), _fields(json.loads(text))
+            known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field
+            changed = sorted(name for name in known if old[name] != new[name])
+            if changed:
+                raise CheckpointError(
+                    f"A run goes on only with the configuration it began with; {', '.join(changed)} differ "
+                    f"from {str(path)!r}: restore them or choose another --workdir."
+                )
+        with atomic_write(path) as file:
+            file.write(text.encode())
 
     def latest_step(self) -> int | None:
         """The last step that was kept, or None."""

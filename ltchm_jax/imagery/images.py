@@ -186,13 +186,12 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
     tags = tiff.read_tags(file)
     file.seek(0)
     check_tiff(tags, max_pixels)
-    carried = carried_tags(tags)
-    if is_bands(tags) or is_beyond_pillow(tags):
-        pixels = read_bands(file, max_pixels)
-        pixels = pixels if is_bands(tags) else as_colours(pixels, tags)
-        layout = Layout.BANDS if is_bands(tags) else LAYOUTS[pixels.shape[2]]
-        icc = tags[tiff.ICC].data if tiff.ICC in tags else b""
-        return Image(pixels, layout, Metadata(icc=icc, tiff=carried))
+    carried, icc = carried_tags(tags), tags[tiff.ICC].data if tiff.ICC in tags else b""
+    if is_bands(tags):
+        return Image(read_bands(file, max_pixels), Layout.BANDS, Metadata(icc=icc, tiff=carried))
+    if is_beyond_pillow(tags):
+        pixels = as_colours(read_bands(file, max_pixels), tags)
+        return Image(pixels, LAYOUTS[pixels.shape[2]], Metadata(icc=icc, tiff=carried))
     with pillow.open(file, formats=FORMATS) as opened:
         check_size(*opened.size, 4, max_pixels)
         opened.info.pop("xmp", None)  # in which Pillow looks for an orientation; a TIFF has a tag for it

@@ -44,7 +44,7 @@ def carried_tags(tags: dict[int, TiffTag]) -> tuple[TiffTag, ...]:
 
 def _nodata(tags: dict[int, TiffTag]) -> TiffTag | None:
     """GDAL's nodata of the samples as they are read; None where no sample stands for it."""
-    tag, (photometric, *_) = tags[tiff.NODATA], tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))
+    tag, photometric = tags[tiff.NODATA], _first(tags, tiff.PHOTOMETRIC)
     top = 2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1
     if is_bands(tags) or (top == 255 and (photometric in (1, 2) or _becomes_rgb(tags))):
         return tag
@@ -58,7 +58,7 @@ def _nodata(tags: dict[int, TiffTag]) -> TiffTag | None:
 def is_bands(tags: dict[int, TiffTag]) -> bool:
     """Whether a pixel has other samples than a colour and perhaps its alpha."""
     (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
-    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))[0], 1)
+    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(_first(tags, tiff.PHOTOMETRIC), 1)
     extra = tiff.numbers(tags, tiff.EXTRA, ())
     alpha = len(extra) == 1 and extra[0] in (1, 2)
     return samples != colours + alpha
@@ -71,7 +71,7 @@ def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
       ImageError: it is so, and rasterio would not give the samples of this file's rules either.
     """
     names = tiff.PLANES, tiff.SAMPLES, tiff.COMPRESSION, tiff.PHOTOMETRIC
-    planes, samples, compression, photometric = (tiff.numbers(tags, name, (1,))[0] for name in names)
+    planes, samples, compression, photometric = (_first(tags, name) for name in names)
     sizes = tiff.numbers(tags, tiff.TILE_SIZES, ()) + tiff.numbers(tags, tiff.STRIP_SIZES, ())
     as_stored = photometric == 1 and tiff.numbers(tags, tiff.BITS, (1,)) == (8,)
     misread = planes == 2 and (samples == 2 or (samples == 1 and compression == 1 and not as_stored))
@@ -87,16 +87,18 @@ def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
 
 def _becomes_rgb(tags: dict[int, TiffTag]) -> bool:
     """Whether luma and chroma are a matter of the compression, and samples are RGB to everybody else."""
-    compression, photometric = (
-        tiff.numbers(tags, name, (1,))[0] for name in (tiff.COMPRESSION, tiff.PHOTOMETRIC)
-    )
-    return photometric == 6 and compression in (JPEG, WEBP)
+    return _first(tags, tiff.PHOTOMETRIC) == 6 and _first(tags, tiff.COMPRESSION) in (JPEG, WEBP)
+
+
+def _first(tags: dict[int, TiffTag], number: int) -> int:
+    """The first value of an entry, or TIFF's default of all that are asked for here, 1."""
+    return tiff.numbers(tags, number, (1,))[0]
 
 
 def as_colours(pixels: np.ndarray, tags: dict[int, TiffTag]) -> np.ndarray:
     """Samples as rasterio reads them, uint8 [H, W, bands], in 8 bits, and grey so that white is 255."""
     pixels = pixels * np.uint8(255 // (2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1))
-    if tiff.numbers(tags, tiff.PHOTOMETRIC, (1,))[0] == 0:
+    if _first(tags, tiff.PHOTOMETRIC) == 0:
         pixels[:, :, 0] = 255 - pixels[:, :, 0]
     return pixels
 
