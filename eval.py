@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ltchm_jax.baselines import BASELINES, DEFAULTS
-from ltchm_jax.evaluation.contenders import one_line
+from ltchm_jax.errors import one_line
 from ltchm_jax.evaluation.evaluate import LpipsFiles
 from ltchm_jax.evaluation.run import Options, run
 

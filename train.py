@@ -6,6 +6,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ltchm_jax import run
+from ltchm_jax.errors import one_line
 
 config_flags.DEFINE_config_file("config", "configs/ltchm.py", "What to train.", lock_config=True)
 flags.DEFINE_string(
@@ -32,7 +33,7 @@ def what(error: Exception) -> str:
     inner = error.args[0] if error.args else ""
     if isinstance(inner, Exception):
         return what(inner)
-    return " ".join(str(inner if isinstance(error, KeyError) else error).split())
+    return one_line(ValueError(inner)) if isinstance(error, KeyError) else one_line(error)
 
 
 def main(_: list[str]) -> int:

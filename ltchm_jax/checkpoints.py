@@ -11,6 +11,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from ltchm_jax.errors import first_line, one_line
 from ltchm_jax.imagery.files import atomic_write
 from ltchm_jax.training import TrainState
 
@@ -91,9 +92,8 @@ class RunCheckpoints:
         try:
             kept = self._manager.restore(self.latest_step(), args=items)
         except (ValueError, KeyError, OSError) as error:
-            line = str(error).splitlines()[0]
             raise CheckpointError(
-                f"Step {self.latest_step()} could not be restored: {line}; delete it."
+                f"Step {self.latest_step()} could not be restored: {first_line(error)}; delete it."
             ) from error
         return kept.state, kept.data
 
@@ -113,7 +113,7 @@ class RunCheckpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            text = " ".join(str(error).split())
+            text = one_line(error)
             full = os.strerror(errno.ENOSPC)
             reason = full if full in text else text[:200]
             raise CheckpointError(

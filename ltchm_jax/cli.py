@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ltchm_jax.errors import one_line
+
 if TYPE_CHECKING:
     from ltchm_jax.codec import Codec
 
@@ -27,14 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, MemoryError, ImportError) as error:
-        print(f"ltchm: {one_line(error)}", file=sys.stderr)
-        forget_output()
-        return 2
+        return failed(one_line(error))
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's way to say that memory ran out
             raise
-        print(f"ltchm: out of memory, take a smaller --block-size: {one_line(error)}", file=sys.stderr)
-        return 2
+        return failed(f"out of memory, take a smaller --block-size: {one_line(error)}")
+
+
+def failed(line: str) -> int:
+    """Says why, and returns the exit status."""
+    print(f"ltchm: {line}", file=sys.stderr)
+    forget_output()
+    return 2
 
 
 def forget_output() -> None:
@@ -44,13 +50,6 @@ def forget_output() -> None:
             sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Parser(argparse.ArgumentParser):

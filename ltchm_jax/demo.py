@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from ltchm_jax import baselines, metrics
-from ltchm_jax.cli import one_line, open_codec
+from ltchm_jax.cli import open_codec
 from ltchm_jax.container.header import Layout
+from ltchm_jax.errors import one_line
 from ltchm_jax.evaluation.contenders import Codec
 from ltchm_jax.evaluation.matching import match_size
 from ltchm_jax.evaluation.pictures import Picture

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from ltchm_jax import processes
 from ltchm_jax.complexity import model_layers, total
-from ltchm_jax.entropy.range_coder import quiet_tensorflow
+from ltchm_jax.entropy.range_coder import small_tensorflow
+from ltchm_jax.errors import first_line
 from ltchm_jax.imagery.files import atomic_write
 from ltchm_jax.model import ModelConfig
 
@@ -33,11 +35,13 @@ class MetricWriter:
         self._board = None
         if not processes.is_first():
             return
-        # The newest JAX breaks the import, a missing TensorFlow the writer.
-        with contextlib.suppress(Exception), quiet_tensorflow():
+        try:
+            small_tensorflow()
             from clu import metric_writers
 
             self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)
+        except Exception as error:  # TensorFlow or CLU is not installed; the newest JAX breaks CLU's import
+            print(f"no TensorBoard, metrics.jsonl has all numbers: {first_line(error)}", file=sys.stderr)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One row; in the file a number that is not finite is null."""
@@ -124,37 +128,64 @@ def share_of_peak(config: Any, model: ModelConfig) -> float | None:
 class Progress:
     """The line seen while it runs: loss, bpp, PSNR, images/s, share of waiting for data, time left.
 
-    `step` is the one that the run begins after. `share` is what `share_of_peak` gives: with it, model FLOP
+    Its rates are those of steps alone: what compiles them does not count (`start` comes after the first), nor
+    does what is done between them (`pause`). `share` is what `share_of_peak` gives: with it, model FLOP
     utilisation is seen, too.
     """
 
-    def __init__(self, config: Any, step: int, share: float | None = None) -> None:
+    def __init__(self, config: Any, share: float | None = None) -> None:
         self._config, self._share = config, share
-        self._step, self._began, self._waited = step, time.perf_counter(), 0.0  # since the last interval
 
-    def timed(self, batches: Any) -> np.ndarray:
-        """The next batch; the time it takes counts as waiting."""
+    def start(self, step: int, last: Any = None) -> None:
+        """Begins an interval after this step, which is waited for; `last` are its metrics."""
+        jax.block_until_ready(last)
+        self._step, self._began, self._waited = step, time.perf_counter(), 0.0
+
+    def next_batch(self, batches: Any, last: Any) -> np.ndarray:
+        """The next batch. The time it takes counts as waiting unless the `last` step still runs after it."""
         start = time.perf_counter()
         batch = next(batches)
-        self._waited += time.perf_counter() - start
+        if is_done(last):
+            self._waited += time.perf_counter() - start
         return batch
 
+    @contextlib.contextmanager
+    def pause(self, last: Any) -> Iterator[None]:
+        """Waits for the `last` step; what is done within does not count."""
+        jax.block_until_ready(last)
+        start = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - start
+
     def close(self, step: int, means: dict) -> dict[str, float]:
-        """Ends an interval: prints it, and returns its metrics with the rates of work."""
-        now = time.perf_counter()
-        steps, seconds = step - self._step, now - self._began
+        """Ends an interval: prints it, and returns its metrics with the rates of work, if it had a step."""
         values = {k: float(v) for k, v in means.items()}
-        values["images_per_second"] = steps * self._config.batch_size / seconds
-        values["input_wait"] = self._waited / seconds
-        if self._share is not None:
-            values["model_flop_utilisation"] = values["images_per_second"] * self._share
-        left = (self._config.steps - step) * seconds / steps
-        line = (
-            f"step {step}/{self._config.steps} loss {values['loss']:.4f} bpp {values['bpp']:.4f} "
-            f"psnr {values['psnr']:.2f} {values['images_per_second']:.1f} images/s "
-            f"wait {100 * values['input_wait']:.1f}% left {left / 3600:.2f} h"
+        line = f"step {step}/{self._config.steps}" + "".join(
+            f" {name} {values[name]:.{digits}f}" for name, digits in (("loss", 4), ("bpp", 4), ("psnr", 2))
         )
+        if step > self._step:
+            rates, left = self._rates(step)
+            values |= rates
+            line += f" {rates['images_per_second']:.1f} images/s wait {100 * rates['input_wait']:.1f}%"
+            line += f" left {left / 3600:.2f} h"
         if processes.is_first():
             print(line, file=sys.stderr, flush=True)
-        self._began, self._waited, self._step = now, 0.0, step
+        self.start(step)
         return values
+
+    def _rates(self, step: int) -> tuple[dict[str, float], float]:
+        """Those of the interval, and how many seconds all steps that follow will take."""
+        seconds = (time.perf_counter() - self._began) / (step - self._step)
+        rates = {
+            "images_per_second": self._config.batch_size / seconds,
+            "input_wait": self._waited / (seconds * (step - self._step)),
+        }
+        if self._share is not None:
+            rates["model_flop_utilisation"] = rates["images_per_second"] * self._share
+        return rates, seconds * (self._config.steps - step)
+
+
+def is_done(step: Any) -> bool:
+    """Whether no device is at work on these metrics of a step any more."""
+    leaves: Any = jax.tree.leaves(step)
+    return all(leaf.is_ready() for leaf in leaves if isinstance(leaf, jax.Array))

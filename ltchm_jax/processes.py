@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ltchm_jax.errors import first_line
+
 
 def join(text: str) -> None:
     """Joins the other processes of a run; to be called before anything is computed.
@@ -24,9 +26,8 @@ def join(text: str) -> None:
     try:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError, OSError) as error:
-        line = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ValueError(
-            f"The processes of a run must find each other with --distributed={text}: {line}"
+            f"The processes of a run must find each other with --distributed={text}: {first_line(error)}"
         ) from None
 
 
@@ -56,6 +57,12 @@ def from_first(value: float) -> float:
 def tree_from_first(tree: Any) -> Any:
     """The first process's arrays, on the host of all: what they computed alike may differ in a bit."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+def wait_for_all() -> None:
+    """Returns when all have come here: the last process to end must not find the others gone."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("all have come here")
 
 
 def any_of(flag: bool) -> bool:

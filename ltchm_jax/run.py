@@ -12,6 +12,7 @@ import optax
 
 from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import RunCheckpoints
+from ltchm_jax.errors import one_line
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import check_model, linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
@@ -33,6 +34,7 @@ SWITCHES = (
     "entropy_refit",
     "synthesis_refit",
 )  # counts that may be 0
+INTERVALS = ("real_bytes_every", "validate_every", "checkpoint_every")  # which pause the steps
 CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will do
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
@@ -86,16 +88,23 @@ def check_counts(config: Any) -> None:
         )
 
 
-def train(config: Any, workdir: Path) -> TrainState:
+def train(config: Any, workdir: Path) -> bool:
     """Trains up to `config.steps` from the last checkpoint in workdir, if there is one.
 
     Writes checkpoints, `metrics.jsonl`, TensorBoard events, `best.safetensors` whenever the validation loss
-    falls, and at the end `model.safetensors`.
+    falls, and at the end, after what fits halves of the model alone, `model.safetensors`.
+
+    Returns:
+      Whether the run is complete: False if a signal ended it before. Of a complete one nothing is done again.
 
     Raises:
       DataError, CheckpointError, NonFiniteLoss, ValueError: one line each.
     """
     check(config)
+    result = workdir / "model.safetensors"
+    if processes.any_of(processes.is_first() and is_of(config, result)):
+        say(f"complete: {str(result)!r} is this run's; remove it to have its last fits again")
+        return True
     trainer = Trainer(config)
     source = data.open_source(config, "train")
     validation = data.validation_batches(data.open_source(config, "validation"), config)
@@ -106,20 +115,40 @@ def train(config: Any, workdir: Path) -> TrainState:
     if goes_on:
         host, position = checkpoints.restore(host)
         batches.set_state(position)
-        if processes.is_first():
-            print(f"goes on from step {int(host.step)}", file=sys.stderr)
+        say(f"goes on from step {int(host.step)}")
     else:
         host = processes.tree_from_first(host)
     try:
         with stop_on_signals() as asked:
-            host = Run(config, workdir, trainer, checkpoints, source, batches, validation, asked).loop(host)
+            run = Run(config, workdir, trainer, checkpoints, source, batches, validation, asked)
+            host = run.loop(host)
+            stopped = int(host.step) < config.steps or processes.any_of(bool(asked))
     finally:
         checkpoints.close()
-    if int(host.step) >= config.steps:  # in every process: JAX would not let the others wait for so long
-        model = finish(config, model_of(trainer, host, config), source)
-        if processes.is_first():
-            save_model(workdir / "model.safetensors", model)
-    return host
+    if stopped:
+        say(f"ended at step {int(host.step)} of {config.steps}; the same command goes on")
+        return False
+    model = finish(config, model_of(trainer, host, config), source)  # in every process: none waits for long
+    if processes.is_first():
+        save_model(result, model)
+    processes.wait_for_all()
+    return True
+
+
+def is_of(config: Any, path: Path) -> bool:
+    """Whether the model file is the result of a run of exactly this configuration."""
+    try:
+        notes = load_model(path).notes
+    except (ModelError, OSError):
+        return False
+    wanted = {"steps": str(config.steps), "training": config.to_json_best_effort()}
+    return wanted.items() <= notes.items()
+
+
+def say(line: str) -> None:
+    """Prints a line where what is seen of a run is seen, once for all its processes."""
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)
 
 
 def finish(config: Any, model: Model, source: Tolerant) -> Model:
@@ -182,8 +211,7 @@ def seen_of_fit(half: str, measure: str, steps: int) -> Seen:
 
     def seen(step: int, found: float) -> None:
         check_finite({measure: found}, 1, step)
-        if processes.is_first():
-            print(f"fit of the {half} {step}/{steps} {measure} {found:.4f}", file=sys.stderr, flush=True)
+        say(f"fit of the {half} {step}/{steps} {measure} {found:.4f}")
 
     return seen
 
@@ -213,19 +241,24 @@ class Run:
         """From a host state to the last step, or to where a signal stops it; returns that state, kept."""
         config, trainer = self.config, self.trainer
         self.writer = MetricWriter(self.workdir, int(host.step))
-        progress = Progress(config, int(host.step), share_of_peak(config, trainer.recipe.model))
-        state, step, waiting = trainer.replicate(host), int(host.step), []
+        progress = Progress(config, share_of_peak(config, trainer.recipe.model))
+        state, step, waiting, metrics = trainer.replicate(host), int(host.step), [], None
+        progress.start(step)
         while step < config.steps and not self.stops(step):
-            state, metrics = trainer.step(state, progress.timed(self.batches))
+            state, metrics = trainer.step(state, progress.next_batch(self.batches, metrics))
             waiting.append(metrics)
             step += 1
+            if step == int(host.step) + 1:  # it has compiled
+                progress.start(step, metrics)
             if step % config.log_every == 0 or step == config.steps:
                 means = progress.close(step, _mean(waiting))
                 means["images_left_out"] = float(len(self.source.left_out))
                 check_finite(means, step - len(waiting) + 1, step)
                 self.writer.write(step, means)
                 waiting = []
-            self.keep(step, state)
+            if step == config.steps or self.is_due(step, *INTERVALS):
+                with progress.pause(metrics):
+                    self.keep(step, _finite(_host(state)))
         if self.checkpoints.latest_step() != step:  # the last step, or whenever a signal came
             self.checkpoints.save(step, _finite(_host(state)), self.batches.get_state())
         return _host(state)
@@ -236,20 +269,22 @@ class Run:
             return bool(self.asked)
         return step % self.config.log_every == 0 and processes.any_of(bool(self.asked))
 
-    def keep(self, step: int, state: TrainState) -> None:
-        """Validation and checkpoint, if this step has any; the best model so far is exported."""
-        validates = step % self.config.validate_every == 0 or step == self.config.steps
+    def is_due(self, step: int, *intervals: str) -> bool:
+        """Whether something that is done every so many steps, 0 being never, is done after this one."""
+        return any(self.config[name] and step % self.config[name] == 0 for name in intervals)
+
+    def keep(self, step: int, host: TrainState) -> None:
+        """Real bytes, validation and checkpoint, if this step has any; the best model is exported."""
         loss, best = np.inf, self.checkpoints.best_loss
-        if self.config.real_bytes_every and step % self.config.real_bytes_every == 0 and processes.is_first():
-            model = model_of(self.trainer, _finite(_host(state)), self.config)
+        if self.is_due(step, "real_bytes_every") and processes.is_first():
+            model = model_of(self.trainer, host, self.config)
             self.writer.write(step, real_rates(model, self.validation[0]))
-        if validates:
-            host = _finite(_host(state))
+        if self.is_due(step, "validate_every") or step == self.config.steps:
             loss = self.validate(host)
             if loss < best and processes.is_first():
                 export(self.workdir / "best.safetensors", self.trainer, host, self.config, loss)
-        if loss < best or step % self.config.checkpoint_every == 0:
-            self.checkpoints.save(step, _finite(_host(state)), self.batches.get_state(), loss)
+        if loss < best or self.is_due(step, "checkpoint_every"):
+            self.checkpoints.save(step, host, self.batches.get_state(), loss)
 
     def validate(self, host: TrainState) -> float:
         """The loss on the validation images; all that is found goes to the metrics."""
@@ -259,8 +294,7 @@ class Run:
         if self.writer.shows_pictures:
             images = self.validation[0]
             self.writer.write_pictures(int(host.step), images, self.trainer.reconstruct(host, images))
-        if processes.is_first():
-            print("\n" + " ".join(f"{k} {v:.4f}" for k, v in named.items()), file=sys.stderr, flush=True)
+        say("\n" + " ".join(f"{k} {v:.4f}" for k, v in named.items()))
         return processes.from_first(means["loss"])
 
 
@@ -326,16 +360,11 @@ def real_rates(model: Model, images: np.ndarray) -> dict[str, float]:
 def main(config: Any, workdir: str, distributed: str = "") -> int:
     """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
     try:
-        with kill_interrupts():
-            processes.join(distributed)
-            state = train(config, Path(workdir))
+        processes.join(distributed)
+        with kill_interrupts():  # not before: JAX listens for terminations of a run of several processes
+            return 0 if train(config, Path(workdir)) else 130
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # XLA's own are RuntimeErrors
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"train.py: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
         return 130
-    if int(state.step) >= config.steps:
-        return 0
-    if processes.is_first():
-        print(f"ended at step {int(state.step)} of {config.steps}; the same command goes on", file=sys.stderr)
-    return 130

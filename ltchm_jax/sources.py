@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ltchm_jax.errors import first_line
 from ltchm_jax.imagery.images import SUFFIXES, ImageError, is_picture, read_image
 
 TENTHS = {"train": range(8), "validation": (8,), "test": (9,)}
@@ -138,16 +139,21 @@ class TfdsSource:
 
             self._source = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
         except Exception as error:  # the library raises many kinds, some of them private
-            line = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise DataError(
-                f"The TFDS data set {name!r}, split {split!r}, must be prepared in array_record form: {line}"
+                f"The TFDS data set {name!r}, split {split!r}, must be prepared in array_record form: "
+                f"{first_line(error)}"
             ) from error
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        example = self._source[index]
+        try:
+            example = self._source[index]
+        except Exception as error:  # of the reader or of whatever decodes the picture
+            raise DataError(
+                f"Number {index} of {self._name!r} can't be read: {first_line(error)}; prepare it again."
+            ) from error
         if "image" not in example:
             raise DataError(
                 f"A TFDS data set needs a feature 'image', {self._name!r} has {', '.join(example)}."
@@ -166,7 +172,8 @@ class Tolerant:
     Which one that is depends on the images alone, so that a run which goes on sees the same.
 
     Raises:
-      DataError: (on access) more than a tenth of the images that the source has can't be read.
+      DataError: (on access) more than a tenth of the images that the source has can't be read; each process
+        of a run counts those that it came upon.
     """
 
     def __init__(self, source: Source) -> None:

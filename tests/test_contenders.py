@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from toy_codec import ToyCodec, picture
 
+from ltchm_jax import __version__
 from ltchm_jax.evaluation import contenders
 
 
@@ -39,7 +40,10 @@ def test_model_is_loaded_by_file_or_name(tmp_path: Path, monkeypatch: pytest.Mon
     weights = tmp_path / "low.safetensors"
     weights.write_bytes(b"abc")
     contender = contenders.model(f"mine={weights}")
-    assert (contender.curve, contender.version) == ("mine", "sha256 ba7816bf8f01cfea")
+    assert (contender.curve, contender.version) == (
+        "mine",
+        f"sha256 ba7816bf8f01cfea, ltchm-jax {__version__}",
+    )
     assert contenders.model("known").curve == "toy known"
     assert [contenders.model(spec, effort=8).curve for spec in ("known", "mine=x")] == [
         "toy known effort 8",
@@ -87,6 +91,6 @@ def test_rows_of_two_contenders_must_differ() -> None:
         contenders.check_distinct(twins)
 
 
-def test_one_line() -> None:
-    assert contenders.one_line(ValueError("a\n  b")) == "a b"
-    assert contenders.one_line(KeyError()) == "KeyError"
+def test_a_model_must_not_be_called_like_a_conventional_codec() -> None:
+    with pytest.raises(ValueError, match="no conventional codec has, got webp"):
+        contenders.check_distinct([contenders.of_codec(ToyCodec("webp"))])

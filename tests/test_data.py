@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -256,6 +257,24 @@ def test_a_prepared_tfds_data_set_is_read(prepared):
     assert len(open_source(config, "validation")) == 1
     batches = take(training_batches(open_source(config, "train"), config), 4)
     assert sorted(numbers(batches)) == sorted(int(source[i][0, 0, 0]) for i in range(8))
+
+
+@pytest.mark.slow
+def test_a_damaged_record_is_an_image_that_can_not_be_read(prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "tfds")
+    (records,) = folder.glob("fields/*/*.array_record*")
+    data = records.read_bytes()
+    at = data.rindex(b"\x89PNG")
+    records.write_bytes(data[:at] + bytes(64) + data[at + 64 :])
+    source = TfdsSource("fields", "train", str(folder))
+    failed = []
+    for index in range(len(source)):
+        try:
+            source[index]
+        except DataError as error:
+            failed.append(str(error))
+    assert failed
+    assert all("of 'fields' can't be read" in line and "\n" not in line for line in failed)
 
 
 @pytest.mark.slow

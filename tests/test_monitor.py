@@ -4,6 +4,7 @@ import json
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from small_model import small_config, small_model
@@ -116,13 +117,72 @@ def test_utilisation_counts_three_passes_of_two_operations(monkeypatch, capsys):
     share = share_of_peak(config, model)
     assert share == pytest.approx(operations(model, 64) / (2 * 4e12))
     means = {"loss": 1.0, "bpp": 1.0, "psnr": 1.0}
-    values = Progress(config, 0, share).close(1, means)
+    values = progress_after(0, config, share).close(1, means)
     assert values["model_flop_utilisation"] == pytest.approx(share * values["images_per_second"])
-    assert "model_flop_utilisation" not in Progress(config, 0).close(1, means)
+    assert "model_flop_utilisation" not in progress_after(0, config).close(1, means)
 
 
-def test_the_first_interval_of_a_run_counts_the_steps_it_made(monkeypatch, capsys):
-    monkeypatch.setattr(monitor.time, "perf_counter", iter([10.0, 18.0, 22.0]).__next__)
-    progress = Progress(small_config(batch_size=2, log_every=50), 1010)
-    values = [progress.close(step, {"loss": 1.0, "bpp": 1.0, "psnr": 1.0}) for step in (1050, 1100)]
-    assert [row["images_per_second"] for row in values] == [10.0, 25.0]  # 40 steps in 8 s, 50 in 4
+def progress_after(step: int, *given) -> Progress:
+    progress = Progress(*given)
+    progress.start(step)
+    return progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list whose last number is the time."""
+    seconds = [10.0]
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: seconds[-1])
+    return seconds
+
+
+MEANS = {"loss": 1.0, "bpp": 1.0, "psnr": 1.0}
+
+
+def test_rates_are_those_of_the_steps_of_an_interval(clock, capsys):
+    """40 steps in 8 s; then 50 in 4, besides 6 s of validation."""
+    progress = progress_after(1010, small_config(batch_size=2, log_every=50, steps=1200))
+    clock.append(18.0)
+    values = [progress.close(1050, MEANS)]
+    clock.append(20.0)
+    with progress.pause(None):
+        clock.append(26.0)
+    clock.append(28.0)
+    values.append(progress.close(1100, MEANS))
+    assert [row["images_per_second"] for row in values] == [10.0, 25.0]
+    assert f"25.0 images/s wait 0.0% left {100 * 4 / 50 / 3600:.2f} h" in capsys.readouterr().err
+
+
+def test_an_interval_without_a_step_has_no_rates(clock, capsys):
+    """The first step compiles; where each is logged, nothing is left of the first interval."""
+    assert progress_after(1, small_config(log_every=1)).close(1, MEANS) == MEANS
+    assert capsys.readouterr().err == f"step 1/{small_config().steps} loss 1.0000 bpp 1.0000 psnr 1.00\n"
+
+
+@pytest.mark.parametrize(("is_done", "share"), [(True, 0.75), (False, 0.0)])
+def test_waiting_counts_where_the_devices_wait_too(clock, monkeypatch, capsys, is_done, share):
+    def batches():
+        clock.append(clock[-1] + 3)
+        yield "batch"
+
+    monkeypatch.setattr(monitor, "is_done", lambda step: is_done)
+    progress = progress_after(1, small_config())
+    assert progress.next_batch(batches(), None) == "batch"
+    clock.append(clock[-1] + 1)
+    assert progress.close(2, MEANS)["input_wait"] == share
+
+
+def test_a_step_is_done_once_its_arrays_are_there():
+    assert monitor.is_done(None)
+    assert monitor.is_done({"loss": np.zeros(2)})
+    metrics = {"loss": jax.block_until_ready(jax.numpy.zeros(2))}
+    assert monitor.is_done(metrics)
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 300, lambda _, y: y @ x, x))(jax.numpy.eye(512))
+    assert not monitor.is_done({"loss": slow})
+    jax.block_until_ready(slow)
+    assert monitor.is_done({"loss": slow})
+
+
+def test_why_there_is_no_board_is_said(tmp_path, capsys):
+    MetricWriter(tmp_path)
+    assert capsys.readouterr().err.startswith("no TensorBoard, metrics.jsonl has all numbers: ")

@@ -137,7 +137,7 @@ def test_a_run_writes_rows_checkpoints_and_a_model(folder, tmp_path, capsys):
     rows = rows_of(tmp_path)
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 9]
     assert [row["step"] for row in rows if "validation/loss" in row] == [6, 9]
-    assert {"images_per_second", "input_wait"} < set(rows[0])
+    assert all({"images_per_second", "input_wait"} < set(row) for row in rows if "loss" in row)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "8", "9"]
     model = load_model(tmp_path / "model.safetensors")
     assert model.notes["steps"] == "9"
@@ -159,13 +159,30 @@ def test_a_finished_run_stays_finished_and_a_longer_one_goes_on(folder, tmp_path
     assert_same_end(tmp_path / "a", tmp_path / "b", longer)
 
 
+def test_a_finished_run_is_not_finished_again(folder, tmp_path, monkeypatch, capsys):
+    """Unless its result is gone, or that of another configuration."""
+    config = config_of(folder)
+    assert run.main(config, str(tmp_path)) == 0
+    monkeypatch.setattr(run, "finish", None)  # would fail if it were called
+    assert run.main(config, str(tmp_path)) == 0
+    assert "complete: " in capsys.readouterr().err
+    finished = []
+    monkeypatch.setattr(run, "finish", lambda config, model, source: finished.append(1) or model)
+    assert run.main(config_of(folder, entropy_refit=1), str(tmp_path)) == 0
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    assert run.main(config, str(tmp_path)) == 0
+    (tmp_path / "model.safetensors").unlink()
+    assert run.main(config, str(tmp_path)) == 0
+    assert len(finished) == 3
+
+
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("moment", "step"), [(5, 5), (1, 1), (-1, 6)])
+@pytest.mark.parametrize(("moment", "step"), [(5, 5), (1, 1), (-1, 6), (9, 9)])
 def test_a_run_that_is_told_to_stop_keeps_its_last_step_and_goes_on(folder, tmp_path, capsys, moment, step):
-    """Before a step between two checkpoints, before the first one, and during validation after step 6."""
+    """Before a step between two checkpoints, the first, or the last; while validating after step 6."""
     config = config_of(folder)
     assert run.main(config, str(tmp_path / "whole")) == 0
     CheapTrainer.before_step = {moment: terminate}

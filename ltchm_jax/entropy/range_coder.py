@@ -38,9 +38,7 @@ def _backend() -> tuple[Any, Any, Any]:
 @functools.cache
 def _imported() -> tuple[Any, Any, Any]:
     try:
-        with quiet_tensorflow():
-            import tensorflow as tf
-        _make_small(tf)
+        tf = small_tensorflow()
         try:
             import tensorflow_compression_ops as ops
         except ImportError:
@@ -53,8 +51,22 @@ def _imported() -> tuple[Any, Any, Any]:
     return tf, ops, tf.constant(tables.range_coder_lookup())
 
 
+def small_tensorflow() -> Any:
+    """TensorFlow with one thread and no GPU; where it has started before, its owner's settings stand."""
+    with _quiet():
+        import tensorflow as tf
+    for configure in (
+        lambda: tf.config.set_visible_devices([], "GPU"),
+        lambda: tf.config.threading.set_intra_op_parallelism_threads(1),
+        lambda: tf.config.threading.set_inter_op_parallelism_threads(1),
+    ):
+        with contextlib.suppress(RuntimeError):
+            configure()
+    return tf
+
+
 @contextlib.contextmanager
-def quiet_tensorflow() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keeps TensorFlow's start-up messages, about GPUs it is not to use, off the terminal."""
     before = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -65,17 +77,6 @@ def quiet_tensorflow() -> Iterator[None]:
             os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
         else:
             os.environ["TF_CPP_MIN_LOG_LEVEL"] = before
-
-
-def _make_small(tf: Any) -> None:
-    """One thread, no GPU. TensorFlow refuses once it has started; then its owner's settings stand."""
-    for configure in (
-        lambda: tf.config.set_visible_devices([], "GPU"),
-        lambda: tf.config.threading.set_intra_op_parallelism_threads(1),
-        lambda: tf.config.threading.set_inter_op_parallelism_threads(1),
-    ):
-        with contextlib.suppress(RuntimeError):
-            configure()
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -1,7 +1,6 @@
 """What an evaluation compares: conventional codecs and models behind one face, pixels -> bytes -> pixels."""
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ltchm_jax import baselines
+from ltchm_jax import __version__, baselines
 
 
 class Codec(Protocol):
@@ -37,7 +36,7 @@ class Contender:
     Attributes:
         curve: the curve its points belong to; single-rate models may share one.
         title: how the curve is called in tables and plots.
-        version: version of the library, or digest of the model.
+        version: version of the library, or digest of the model, with that of this package.
         settings: names of the settings.
         encode: uint8 [H, W, 3] and the name of a setting to the bytes of a file.
         decode: those bytes to uint8 [H, W, 3].
@@ -64,7 +63,7 @@ def baseline(name: str, wide: bool) -> Contender:
     return Contender(
         curve=name,
         title=found.title,
-        version=found.tool.version(),
+        version=_with_ours(found.tool.version()),
         settings=tuple(f"{setting:g}" for setting in (found.wide if wide else found.settings)),
         encode=lambda pixels, setting: found.encode(pixels, float(setting)),
         decode=found.decode,
@@ -86,7 +85,7 @@ def model(spec: str, qualities: Sequence[float] = (), effort: int = 0) -> Conten
     curve, source = _curve_and_source(spec)
     codec = Ltchm.load(source, effort=effort)
     curve = f"{curve or codec.name} effort {effort}" if effort else curve
-    return of_codec(codec, curve, _file_digest(source), qualities)
+    return of_codec(codec, curve, _with_ours(_file_digest(source) or codec.name), qualities)
 
 
 def of_codec(codec: Codec, curve: str = "", version: str = "", qualities: Sequence[float] = ()) -> Contender:
@@ -135,9 +134,14 @@ def gather(
 
 
 def check_distinct(contenders: Sequence[Contender]) -> None:
-    """Refuses contenders whose rows could not be told apart (ValueError)."""
+    """Refuses contenders whose rows could not be told apart, now or another time (ValueError)."""
     seen: set[tuple[str, str]] = set()
     for contender in contenders:
+        if contender.is_model and contender.curve in baselines.BASELINES:
+            raise ValueError(
+                f"a model needs a name that no conventional codec has, got {contender.curve}; "
+                "call it otherwise with --model CURVE=MODEL"
+            )
         for setting in contender.settings:
             if (contender.curve, setting) in seen:
                 raise ValueError(
@@ -147,9 +151,9 @@ def check_distinct(contenders: Sequence[Contender]) -> None:
             seen.add((contender.curve, setting))
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, its kind where it has none."""
-    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+def _with_ours(version: str) -> str:
+    """The version of a codec with that of this package, which has its options or its encoder."""
+    return f"{version}, ltchm-jax {__version__}"
 
 
 def _curve_and_source(spec: str) -> tuple[str, str]:

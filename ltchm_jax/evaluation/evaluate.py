@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ltchm_jax.errors import one_line
 from ltchm_jax.evaluation import contenders, rows
-from ltchm_jax.evaluation.contenders import Contender, one_line
+from ltchm_jax.evaluation.contenders import Contender
 from ltchm_jax.evaluation.measurement import Failure, Job, Outcome, measure_picture
 from ltchm_jax.evaluation.pictures import Picture
 from ltchm_jax.evaluation.rows import Row

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ltchm_jax import metrics
-from ltchm_jax.evaluation.contenders import Contender, one_line
+from ltchm_jax.errors import one_line
+from ltchm_jax.evaluation.contenders import Contender
 from ltchm_jax.evaluation.pictures import Picture
 from ltchm_jax.evaluation.rows import Row
 from ltchm_jax.imagery.images import ImageError

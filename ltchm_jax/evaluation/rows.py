@@ -30,12 +30,14 @@ class Row:
         image_sha256: first 16 hexadecimal digits of the picture file's digest.
         height, width: in pixels.
         codec, setting: which curve and which point on it.
-        codec_version: version of the library, or digest of the model; a row of another one is measured anew.
+        codec_version: version of the library, or digest of the model, and version of this package; a row of
+            another one is measured anew.
         num_bytes: size of the whole encoded file.
         bpp, psnr, ms_ssim, ms_ssim_db, vif_p, lpips: as `metrics` and `lpips` define them; lpips is nan
             where it was not asked for. psnr and ms_ssim_db are inf for an exact copy.
         lpips_version: backbone and weights of lpips, '' where it is nan.
-        encode_seconds, decode_seconds: wall clock, array to bytes and bytes to array, after a warm-up.
+        encode_seconds, decode_seconds: wall clock, array to bytes and bytes to array, after a warm-up, on the
+            machine that wrote the row.
         workers: processes that measured at the same time; above 1 the seconds are not to be quoted.
     """
 

@@ -27,6 +27,7 @@ from PIL import ImageOps, PngImagePlugin
 from ltchm_jax.bitstream import MAX_PIXELS
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata, TiffTag
+from ltchm_jax.errors import one_line
 from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.files import atomic_write, check_folder, open_input
 from ltchm_jax.imagery.reading import ImageError, check_size, our_limits
@@ -164,8 +165,8 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
             f"{name}: pictures are read from {formats}, this is something else: convert it"
         ) from None
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: the picture must decode, got {reason[:200]!r}: fetch it again") from None
+        reason = one_line(error)[:200]
+        raise ImageError(f"{name}: the picture must decode, got {reason!r}: fetch it again") from None
 
 
 def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
