@@ -187,5 +187,4 @@ class Progress:
 
 def is_done(step: Any) -> bool:
     """Whether no device is at work on these metrics of a step any more."""
-    leaves: Any = jax.tree.leaves(step)
-    return all(leaf.is_ready() for leaf in leaves if isinstance(leaf, jax.Array))
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(step) if hasattr(leaf, "is_ready"))
