@@ -18,7 +18,7 @@ from ltchm_jax.linear_start import check_model, linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
 from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
-from ltchm_jax.signals import kill_interrupts, stop_on_signals
+from ltchm_jax.signals import interrupts, stop_on_signals
 from ltchm_jax.sources import Tolerant
 from ltchm_jax.training import Trainer, TrainState, check_finite
 
@@ -88,11 +88,13 @@ def check_counts(config: Any) -> None:
         )
 
 
-def train(config: Any, workdir: Path) -> bool:
+def train(config: Any, workdir: Path, asked: list[int]) -> bool:
     """Trains up to `config.steps` from the last checkpoint in workdir, if there is one.
 
     Writes checkpoints, `metrics.jsonl`, TensorBoard events, `best.safetensors` whenever the validation loss
     falls, and at the end, after what fits halves of the model alone, `model.safetensors`.
+
+    `asked` holds a signal to stop once there is one.
 
     Returns:
       Whether the run is complete: False if a signal ended it before. Of a complete one nothing is done again.
@@ -119,7 +121,7 @@ def train(config: Any, workdir: Path) -> bool:
     else:
         host = processes.tree_from_first(host)
     try:
-        with stop_on_signals() as asked:
+        with stop_on_signals(asked):
             run = Run(config, workdir, trainer, checkpoints, source, batches, validation, asked)
             host = run.loop(host)
             stopped = int(host.step) < config.steps or processes.any_of(bool(asked))
@@ -361,8 +363,8 @@ def main(config: Any, workdir: str, distributed: str = "") -> int:
     """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
     try:
         processes.join(distributed)
-        with kill_interrupts():  # not before: JAX listens for terminations of a run of several processes
-            return 0 if train(config, Path(workdir)) else 130
+        with interrupts() as asked:  # not before: JAX listens for terminations where it joins processes
+            return 0 if train(config, Path(workdir), asked) else 130
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # XLA's own are RuntimeErrors
         print(f"train.py: {one_line(error)}", file=sys.stderr)
         return 2

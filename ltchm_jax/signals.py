@@ -3,36 +3,50 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """A list that holds the signal once Ctrl-C or a termination came; the run then ends in good order.
+def interrupts() -> Iterator[list[int]]:
+    """Within it Ctrl-C and a termination are KeyboardInterrupt; the list that it gives holds them.
+
+    It is for `stop_on_signals` to look at: what is raised while Python collects garbage is lost.
+    """
+    asked: list[int] = []
+
+    def interrupt(number: Any, frame: Any) -> None:
+        asked.append(number)
+        signal.default_int_handler(number, frame)
+
+    with _handled(interrupt):
+        yield asked
+
+
+@contextlib.contextmanager
+def stop_on_signals(asked: list[int]) -> Iterator[None]:
+    """Within it Ctrl-C and a termination are only added to the list; the run then ends in good order.
 
     The second of a kind has the effect that it had before.
     """
-    asked: list[int] = []
 
     def ask(number: Any, _: Any) -> None:
         asked.append(number)
         signal.signal(number, old[number])
         os.write(2, b"\nends after this step, which will be kept; once more ends it at once\n")
 
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    with _handled(ask) as old:
+        yield
 
 
 @contextlib.contextmanager
-def kill_interrupts() -> Iterator[None]:
-    """Within it a termination is what Ctrl-C is, KeyboardInterrupt."""
-    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _handled(handler: Callable[[Any, Any], None]) -> Iterator[dict[int, Any]]:
+    """The handler for all that stops a run; those before, which it gives, come back."""
+    old = {int(number): signal.signal(number, handler) for number in STOPS}
     try:
-        yield
+        yield old
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, before in old.items():
+            signal.signal(number, before)

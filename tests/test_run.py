@@ -1,5 +1,6 @@
 """Runs from first to last step: what they write, how they stop, and that they go on where they were."""
 
+import contextlib
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ from ltchm_jax.data import open_source, training_batches
 from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model import init_variables
 from ltchm_jax.model_file import load_model, make_model
-from ltchm_jax.signals import stop_on_signals
+from ltchm_jax.signals import interrupts, stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -335,13 +336,11 @@ def test_real_rates_are_close_to_what_the_entropy_model_says():
 
 
 def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    with stop_on_signals() as asked:
-        os.kill(os.getpid(), signal.SIGINT)
+    with interrupts() as asked, stop_on_signals(asked):
+        signal.raise_signal(signal.SIGINT)
         assert asked == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    signal.signal(signal.SIGINT, before)
     assert "once more ends it at once" in capfd.readouterr().err
 
 
@@ -354,9 +353,20 @@ def test_a_termination_before_the_first_step_is_status_130(folder, tmp_path, mon
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_whose_interrupt_was_lost_ends_the_run_at_its_first_step(folder, tmp_path, capsys):
+    """As what is raised in a callback of the garbage collector is."""
+    config = config_of(folder)
+    with interrupts() as asked:
+        with contextlib.suppress(KeyboardInterrupt):
+            terminate()
+        assert not run.train(config, tmp_path, asked)
+    assert "ended at step 0 of 9" in capsys.readouterr().err
+    assert run.main(config, str(tmp_path)) == 0
+
+
 def test_signals_have_their_handlers_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with stop_on_signals() as asked:
+    with interrupts() as asked, stop_on_signals(asked):
         terminate()
         assert asked == [signal.SIGTERM]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
