@@ -164,7 +164,7 @@ def read(source: bytes | BinaryIO, *, max_pixels: int | None = MAX_PIXELS) -> "C
     Raises:
       BitstreamError: of the kind that fits what is wrong.
     """
-    file = BytesIO(source) if isinstance(source, bytes) else source
+    file = BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
     if not file.seekable():
         file = BytesIO(file.read())
     start = file.tell()

@@ -110,6 +110,7 @@ class Codec:
         Raises:
           ValueError: wrong type, shape, number of bands or quality.
         """
+        pixels = np.asarray(pixels)
         return self.compress_image(Image(pixels, self._layout(pixels)), quality)
 
     def compress_image(
@@ -140,6 +141,9 @@ class Codec:
         """
         from scipy.optimize import brentq  # late: a fifth of a second
 
+        if not 1 <= max_bytes < math.inf:
+            raise ValueError(f"`max_bytes` must be a finite number of 1 or more, got {max_bytes}.")
+
         sizes: dict[int, int] = {}
         best = 0, b""
 
@@ -153,7 +157,7 @@ class Codec:
                 sizes[steps] = len(data)
                 if len(data) <= max_bytes and steps >= best[0]:
                     best = steps, data
-            return math.log(sizes[steps] / max(max_bytes, 1))
+            return math.log(sizes[steps] / max_bytes)
 
         highest = max(len(self.model.config.lmbdas) - 1, 0) * QUALITY_STEPS
         if excess(0) > 0:

@@ -86,6 +86,8 @@ def _set_stage(config: ModelConfig, params: Tree, stride: int, x: np.ndarray, of
     cells, depth = cells_of(x, 2), x.shape[-1]
     count = config.latent_channels if last else config.width_at(stride) // 2
     mean, basis = principal_components(cells.reshape(-1, 4 * depth), count)
+    if last:  # what there is nothing for begins silent
+        basis = np.pad(basis, ((0, 0), (0, count - basis.shape[1])))
     there = DAM_GAIN if config.attention == "dam" and stride in config.attention_at_analysis else 1.0
     back = DAM_GAIN if config.attention == "dam" and stride in config.attention_at_synthesis else 1.0
     scale = of_y / there if last else 1.0
@@ -189,7 +191,8 @@ def _set_gains(params: Tree, config: ModelConfig, spread: np.ndarray) -> None:
     if not config.lmbdas:
         return
     gain = params["gain_y"]["log_gain"]
-    kept = 1 - 1 / (12 * np.square(spread * np.exp(gain)))
+    with np.errstate(divide="ignore"):  # silent channels
+        kept = 1 - 1 / (12 * np.square(spread * np.exp(gain)))
     shrink = np.log(np.maximum(kept, LEAST_KEPT)) / 2
     gain += shrink
     params["gain_y"]["log_inverse"][:] += shrink

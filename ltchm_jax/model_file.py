@@ -86,6 +86,7 @@ def make_z_tables(config: ModelConfig, variables: dict) -> PmfTables:
 
 Z_REACH = 1024
 Z_TAIL = 2.0**-18  # an integer less likely than this in every channel is left to the escape
+FLOATS = (np.float16, np.float32)  # of weights
 Z_CDF, Z_OFFSET = "tables/z_cdf", "tables/z_offset"
 
 
@@ -172,9 +173,11 @@ def _from_arrays(
         ) from error
     if check_shapes:
         check_weights(config, flat, name)
-    if len(cdf) != config.width or abs(offset) > Z_REACH:
+    last = offset + cdf.shape[1] - 2
+    if len(cdf) != config.width or not -Z_REACH <= offset <= last <= Z_REACH:
         raise ModelError(
-            f"The tables of z in {name!r} must have {config.width} rows, got {cdf.shape} at {offset}."
+            f"The tables of z in {name!r} must have {config.width} rows of integers up to +-{Z_REACH}, "
+            f"got {len(cdf)} of {offset} to {last}; export the model again."
         )
     return Model(
         config, unflatten_dict({k: v.astype(np.float32) for k, v in flat.items()}, sep="/"), tables, notes
@@ -194,6 +197,9 @@ def check_weights(config: ModelConfig, flat: dict[str, np.ndarray], name: str) -
     wrong += [
         f"{k} is {have[k]}, not {want[k]}" for k in sorted(want.keys() & have.keys()) if want[k] != have[k]
     ]
-    wrong += [f"{k} not finite" for k in sorted(flat) if not np.isfinite(flat[k]).all()]
+    wrong += [
+        f"{k} is {v.dtype}, not float16 or float32" for k, v in sorted(flat.items()) if v.dtype not in FLOATS
+    ]
+    wrong += [f"{k} not finite" for k, v in sorted(flat.items()) if not np.isfinite(v).all()]
     if wrong:
         raise ModelError(f"The weights of {name!r} do not fit its configuration: {'; '.join(wrong[:8])}.")

@@ -5,6 +5,7 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn_model import drawn_model
@@ -166,6 +167,16 @@ def test_the_limit_on_pixels_is_the_callers(codec, tmp_path):
 def test_too_few_bytes_are_refused(codec):
     with pytest.raises(ValueError, match=r"`max_bytes` must be \d+ or more for this picture, got 10"):
         codec.compress_within(Image(scene(64, 64), Layout.RGB), 10)
+    for number in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="`max_bytes` must be a finite number"):
+            codec.compress_within(Image(scene(64, 64), Layout.RGB), number)
+
+
+def test_what_holds_bytes_or_pixels_will_do(codec):
+    data = codec.compress(jnp.asarray(scene(20, 30)))
+    assert data == codec.compress(scene(20, 30))
+    for held in (bytearray(data), memoryview(data)):
+        np.testing.assert_array_equal(codec.decompress(held), codec.decompress(data))
 
 
 def test_compress_twice_gives_the_same_bytes(codec):

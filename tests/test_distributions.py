@@ -138,6 +138,15 @@ def test_logistic_bins_against_sigmoids_and_in_the_tail():
     assert all(np.isfinite(jax.grad(d.logistic_bin_bits, argnums=(0, 1))(f32(300.0), f32(300.01))))
 
 
+@pytest.mark.parametrize("logit", [0.0, 50.0, -100.0, 1e5])
+def test_a_logistic_bin_too_narrow_for_its_logits_is_dear_but_not_impossible(logit):
+    one, two = np.float32(logit), np.float32(logit + 1e-6 * (logit != 0))
+    bits = float(d.logistic_bin_bits(one, two))
+    exact = (abs(logit) + np.log(1 / 1e-6)) / np.log(2)  # far out, of a bin of 1e-6
+    assert bits == pytest.approx(exact, abs=14) if logit else 120 < bits < 140
+    assert all(np.isfinite(jax.grad(d.logistic_bin_bits, argnums=(0, 1))(one, two)))
+
+
 def test_unknown_kind_is_named():
     one = jnp.ones((1, 1, 1))
     with pytest.raises(ValueError, match=r"kind must be one of.*'cauchy'"):

@@ -111,6 +111,26 @@ def test_latents_may_have_more_or_fewer_channels_than_the_stage(fields):
     assert (np.diff(spread) <= 0.01 * spread[0]).all()  # the strongest come first
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bands": 1, "width": 160, "latent_mult": 2},
+        {"width": 64, "latent_mult": 2, "stage_widths": (32, 32, 32, 64)} | RATES,
+    ],
+)
+def test_latents_beyond_the_last_components_begin_silent(fields):
+    """One band gives 256 components at most, a narrow stage fewer; nothing of it is not finite."""
+    config = small_model(**fields)
+    images = scenes(config.bands, 4)
+    variables = linear_start(config, images, 512.0, KEY)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+    y, found = transformed(config, variables, images)
+    silent = np.std(y, (0, 1, 2)) == 0
+    assert silent.sum() == config.latent_channels - min(256, 2 * config.width_at(8))
+    assert silent[-1]
+    assert error(images, found) < np.var(images / 255) / 10
+
+
 def test_other_attention_has_no_linear_start():
     with pytest.raises(ValueError, match="dam or none, got wam"):
         linear_start(small_model(attention="wam"), scenes(3), 512.0, KEY)

@@ -190,7 +190,9 @@ NAME = "params/g_a/down2/conv1/bias"
         (np.zeros(5, np.float16), rf"{NAME} is \(5,\), not \(32,\)"),
         (np.full(32, np.nan, np.float16), f"{NAME} not finite"),
         (np.full(32, np.inf, np.float32), f"{NAME} not finite"),
-        (np.zeros(32, np.int8), "digest"),
+        (np.zeros(32, np.float32), "digest"),
+        (np.zeros(32, np.int8), f"{NAME} is int8, not float16 or float32"),
+        (np.full(32, 1e300), f"{NAME} is float64, not float16 or float32"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(parts, tmp_path, array, line):
@@ -216,6 +218,7 @@ def test_foreign_weights_are_named(parts, tmp_path):
         ({Z_OFFSET: np.zeros(2, np.int32)}, "tables of z"),
         ({Z_OFFSET: np.array([1 << 30], np.int32)}, "tables of z"),
         ({Z_CDF: np.array([[0, 65536]], np.int32)}, "32 rows"),
+        ({Z_CDF: np.tile(np.int32([0] * 5_000 + [65536]), (32, 1))}, r"up to \+-1024, got 32"),
         ({Z_CDF: np.array([[0, 9, 3, 65536]] * 32, np.int32)}, "non-decreasing"),
         ({Z_CDF: np.zeros((32, 4), np.float32)}, "int32"),
     ],

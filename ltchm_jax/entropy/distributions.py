@@ -106,7 +106,10 @@ def logistic_bin_bits(lower_logits: jax.Array, upper_logits: jax.Array) -> jax.A
     """-log2(sigmoid(upper) - sigmoid(lower)), upper > lower: one bin of the factorised prior (paper eq. 4).
 
     Uses sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), where nothing cancels.
-    Equal shapes; the result is in bits.
+    Equal shapes; the result is in bits. Logits that are the same number count as half its last place apart:
+    a bin is never impossible.
     """
     log_mass = jax.nn.log_sigmoid(upper_logits) + jax.nn.log_sigmoid(-lower_logits)
-    return -(log_mass + log1mexp(upper_logits - lower_logits)) / log(2)
+    precision = jnp.finfo(lower_logits.dtype)
+    least = jnp.maximum(precision.eps / 2 * jnp.abs(lower_logits), precision.tiny)
+    return -(log_mass + log1mexp(jnp.maximum(upper_logits - lower_logits, least))) / log(2)
