@@ -10,25 +10,16 @@ compared. A run that was stopped goes on where it was when it is started again w
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from ltchm_jax.baselines import BASELINES, DEFAULTS
-from ltchm_jax.errors import one_line
+from ltchm_jax.errors import Parser, one_line
 from ltchm_jax.evaluation.evaluate import LpipsFiles
 from ltchm_jax.evaluation.run import Options, run
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong on one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the process with status 2."""
-        self.exit(2, f"eval: {message}\n")
-
-
 def parse(arguments: list[str]) -> Options:
     """Options of a command line; ends the process with status 2 where it is wrong."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
         "--model", action="append", default=[], metavar="[CURVE=]MODEL", help="model file or name; repeatable"
@@ -69,7 +60,7 @@ def main(arguments: list[str]) -> int:
     try:
         run(options)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # a worker that was killed is one
-        print(f"eval: {one_line(error)}", file=sys.stderr)
+        print(f"eval.py: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # rows that were measured are kept
         return 130

@@ -33,7 +33,10 @@ def what(error: Exception) -> str:
     inner = error.args[0] if error.args else ""
     if isinstance(inner, Exception):
         return what(inner)
-    return one_line(ValueError(inner)) if isinstance(error, KeyError) else one_line(error)
+    text = str(inner if isinstance(error, KeyError) else error)
+    if "Traceback" in text:  # of a configuration that can't be made: its last line says why
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return one_line(ValueError(text))
 
 
 def main(_: list[str]) -> int:

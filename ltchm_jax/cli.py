@@ -5,9 +5,9 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from ltchm_jax.errors import one_line
+from ltchm_jax.errors import Parser, one_line
 
 if TYPE_CHECKING:
     from ltchm_jax.codec import Codec
@@ -50,14 +50,6 @@ def forget_output() -> None:
             sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong on one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the process with status 2."""
-        self.exit(2, f"ltchm: {message}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     )
     fingerprint.add_argument("input", help="a picture; its top left 256 x 256 pixels are coded")
     fingerprint.add_argument("--quality", type=float, help="as for compress")
+    _add_max_pixels(fingerprint)
     _add_model(fingerprint)
     fingerprint.set_defaults(run=run_fingerprint)
 
@@ -125,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_reference_commands(commands: "argparse._SubParsersAction") -> None:
     """What compares with the authors' code and the paper's tables."""
     imports = commands.add_parser("import-torch", help="weights of the released PyTorch code to a model file")
-    imports.add_argument("input", help=".pth.tar, .pt, .npz or .safetensors with the reference's names")
+    imports.add_argument("input", help=".pt, .pth, .pth.tar, .npz or .safetensors, the reference's names")
     imports.add_argument("output", help="the model file, .safetensors")
     imports.set_defaults(run=run_import)
 
@@ -133,7 +126,7 @@ def _add_reference_commands(commands: "argparse._SubParsersAction") -> None:
         "export-torch", help="a model of preset 'released' to PyTorch names and layouts"
     )
     exports.add_argument("model", help="a model file")
-    exports.add_argument("output", help=".pt, .pth.tar, .npz or .safetensors")
+    exports.add_argument("output", help=".pt, .pth, .pth.tar, .npz or .safetensors")
     exports.set_defaults(run=run_export)
 
     verify = commands.add_parser(
@@ -161,6 +154,12 @@ def _size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is needed, got {text!r}")
+    return int(text)
+
+
 def _bits(text: str) -> float:
     try:
         bits = float(text)
@@ -173,7 +172,7 @@ def _bits(text: str) -> float:
 
 def _add_max_pixels(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--max-pixels", type=int, metavar="N", help="refuse larger pictures; default 536870912"
+        "--max-pixels", type=_count, metavar="N", help="refuse larger pictures; default 536870912"
     )
 
 
@@ -310,7 +309,7 @@ def run_fingerprint(options: argparse.Namespace) -> int:
     """`ltchm fingerprint`."""
     from ltchm_jax.imagery.images import read_image
 
-    image = read_image(options.input)
+    image = read_image(options.input, max_pixels=_pixel_limit(options))
     codec = open_codec(options.model)
     from ltchm_jax.fingerprint import fingerprint
 
@@ -353,6 +352,8 @@ def run_import(options: argparse.Namespace) -> None:
     from ltchm_jax.model_file import make_model, save_model
     from ltchm_jax.parity.reference_files import read_arrays
 
+    if not options.output.endswith(".safetensors"):
+        raise ValueError(f"A model file ends in .safetensors, got {options.output!r}.")
     config, variables, skipped = import_state(read_arrays(options.input))
     save_model(
         options.output, make_model(config, variables, {"source": Path(options.input).name}, half=False)

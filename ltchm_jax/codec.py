@@ -44,7 +44,7 @@ def find_model(name_or_path: str | Path | None = None) -> Path:
     Raises:
       ModelError: neither.
     """
-    name = str(name_or_path or DEFAULT_MODEL)
+    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     if Path(name).is_file():
         return Path(name)
     if (SHIPPED / f"{name}.safetensors").is_file() and "/" not in name:

@@ -4,7 +4,6 @@ Writes `scene.png`, its stream `scene.ltc`, `decoded.png` made from that stream 
 Without IMAGE a scene is drawn: it shows that everything works, results on it say nothing about photographs.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from ltchm_jax import baselines, metrics
 from ltchm_jax.cli import open_codec
 from ltchm_jax.container.header import Layout
-from ltchm_jax.errors import one_line
+from ltchm_jax.errors import Parser, one_line
 from ltchm_jax.evaluation.contenders import Codec
 from ltchm_jax.evaluation.matching import match_size
 from ltchm_jax.evaluation.pictures import Picture
@@ -122,7 +121,7 @@ def _files(out: Path) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the flags and runs; returns the exit status, 2 with one line of error."""
-    parser = argparse.ArgumentParser(prog="ltchm_jax.demo", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="ltchm_jax.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("image", nargs="?", type=Path, help="a picture, grey or RGB; default: a drawn scene")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the files")
     parser.add_argument(
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         x = Picture("", given.image.name, given.image).pixels() if given.image else draw_scene(*SCENE)
         run(open_codec(given.model, effort=given.effort), x, given.out, given.quality, given.effort)
     except (ValueError, OSError, ImportError) as error:
-        print(f"demo: {one_line(error)}", file=sys.stderr)
+        print(f"ltchm_jax.demo: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -53,8 +53,8 @@ def import_state(state: Mapping[str, np.ndarray]) -> Imported:
 
 def check_released(config: ModelConfig) -> None:
     """Raises ValueError for what the released code can't be configured as; width and bands are free."""
-    ours = config.to_dict()
-    theirs = PRESETS["released"].to_dict() | {name: ours[name] for name in ("width", "bands")}
+    ours = dataclasses.asdict(config)
+    theirs = dataclasses.asdict(PRESETS["released"]) | {name: ours[name] for name in ("width", "bands")}
     other = [f"{name} {ours[name]!r} for {theirs[name]!r}" for name in theirs if ours[name] != theirs[name]]
     if other:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ SWITCHES = (
     "entropy_fit",
     "entropy_refit",
     "synthesis_refit",
-)  # counts that may be 0
+    "warmup",
+    "decay_at",
+    "clip_value",
+    "clip_norm",
+)  # counts and bounds that may be 0
 INTERVALS = ("real_bytes_every", "validate_every", "checkpoint_every")  # which pause the steps
 CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will do
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
@@ -80,8 +85,13 @@ def check_counts(config: Any) -> None:
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     for name in SWITCHES:
-        if config[name] < 0:
-            raise ValueError(f"`{name}` must be 0 (off) or more, got {config[name]}.")
+        if not config[name] >= 0:
+            raise ValueError(f"`{name}` must be 0 or more, got {config[name]}.")
+    for name in ("lmbda", "learning_rate"):
+        if not 0 < config[name] < math.inf:
+            raise ValueError(f"`{name}` must be a number above 0, got {config[name]}.")
+    if not 0 <= config.ema < 1:
+        raise ValueError(f"`ema` must be 0 (off) or more, less than 1, got {config.ema}.")
     if not 0 < config.synthesis_refit_share <= 1:
         raise ValueError(
             f"`synthesis_refit_share` must be above 0 and at most 1, got {config.synthesis_refit_share}."

@@ -226,6 +226,8 @@ def test_a_malformed_place_is_dropped_from_a_window_and_reported(folder, tmp_pat
         ("compress", "a.png", "b.ltc", "--target-bpp", "0"),
         ("compress", "a.png", "b.ltc", "--target-bpp", "1e308"),
         ("compress", "a.png", "b.ltc", "--target-bpp", "much"),
+        ("compress", "a.png", "b.ltc", "--max-pixels", "0"),
+        ("fingerprint", "a.png", "--max-pixels", "-5"),
         ("nothing",),
         (),
     ],

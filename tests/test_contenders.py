@@ -52,6 +52,13 @@ def test_model_is_loaded_by_file_or_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == [(str(weights), 0), ("known", 0), ("known", 8), ("x", 8)]
 
 
+@pytest.mark.parametrize("quality", [9.0, -1.0])
+def test_a_quality_that_a_model_has_not_is_refused_before_anything_is_measured(quality: float) -> None:
+    pytest.importorskip("tensorflow_compression_ops")
+    with pytest.raises(ValueError, match="`quality` must be 0 to 5"):
+        contenders.gather(["rsscn7"], ["webp"], True, (1.0, quality))
+
+
 def test_a_file_of_a_model_may_have_equals_signs_in_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

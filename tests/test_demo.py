@@ -91,8 +91,15 @@ def test_errors_are_one_line(kind, tmp_path, capsys, monkeypatch):
         out.write_bytes(b"")
     assert demo.main([str(image), "--out", str(out), *model]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("demo: ")
+    assert error.startswith("ltchm_jax.demo: ")
     assert error.count("\n") == 1
+
+
+def test_wrong_arguments_are_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        demo.main(["--bogus"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_without_an_image_a_scene_is_drawn(tmp_path, monkeypatch):

@@ -36,7 +36,17 @@ def test_defaults_show_both_jpeg2000_anchors() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["--folder none --out o", "--folder . --out o --codecs h264", "--out o", "--bad"]
+    "line",
+    [
+        "--folder none --out o",
+        "--folder . --out o --codecs h264",
+        "--out o",
+        "--bad",
+        "--folder . --out o --codecs webp --workers 0",
+        "--folder . --out o --codecs webp --examples -1",
+        "--folder . --out o --codecs webp --crop-bpp nan",
+        "--folder . --out o --codecs webp --model a=",
+    ],
 )
 def test_errors_are_one_line_and_status_two(
     line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -48,8 +58,9 @@ def test_errors_are_one_line_and_status_two(
         status = stop.code
     message = capsys.readouterr().err
     assert status == 2
-    assert message.startswith("eval: ")
+    assert message.startswith("eval.py: ")
     assert message.count("\n") == 1
+    assert len(message) < 300
 
 
 @pytest.mark.slow

@@ -148,7 +148,8 @@ class Grid:
         inside = min(top, left) >= 0 and top + height <= self.height and left + width <= self.width
         if not inside or min(height, width) < 1:
             raise ValueError(
-                f"a window lies inside the {self.height} x {self.width} picture, got {tuple(window)}"
+                f"a window lies inside the picture of {self.width} x {self.height} pixels, "
+                f"got x {left}, y {top}, {width} x {height}"
             )
 
     def blocks_in(self, window: Rect) -> tuple[range, range]:

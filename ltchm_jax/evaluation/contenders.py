@@ -78,12 +78,14 @@ def model(spec: str, qualities: Sequence[float] = (), effort: int = 0) -> Conten
     curve. With an effort CURVE says so.
 
     Raises:
-        ValueError: the model can't be loaded, or not with this effort.
+        ValueError: the model can't be loaded, or not with this effort, or has no such quality.
     """
     from ltchm_jax.codec import Codec as Ltchm  # here, for it needs TensorFlow and the baselines do not
 
     curve, source = _curve_and_source(spec)
     codec = Ltchm.load(source, effort=effort)
+    for quality in qualities if codec.qualities else ():
+        codec.quality_steps(quality)
     curve = f"{curve or codec.name} effort {effort}" if effort else curve
     return of_codec(codec, curve, _with_ours(_file_digest(source) or codec.name), qualities)
 

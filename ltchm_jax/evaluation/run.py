@@ -1,6 +1,7 @@
 """A whole evaluation from options to files: table, summary, Markdown, plots, crops and HTML report."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +60,11 @@ def run(options: Options) -> Summary:
         ValueError: an option is wrong, or nothing could be measured.
         OSError: a file can't be read or written.
     """
-    if options.workers < 1 or options.examples < 0:
-        raise ValueError(f"--workers must be 1 or more and --examples 0 or more, got {options}")
+    for name, value, least in (("workers", options.workers, 1), ("examples", options.examples, 0)):
+        if value < least:
+            raise ValueError(f"--{name} must be {least} or more, got {value}.")
+    if options.crop_bpp is not None and not 0 < options.crop_bpp < math.inf:
+        raise ValueError(f"--crop-bpp must be above 0, got {options.crop_bpp}.")
     pictures, other_files = list_pictures(options.folders)
     competitors, skipped = contenders.gather(
         options.models, options.codecs, options.wide, options.qualities, options.efforts
@@ -93,11 +97,11 @@ def compare(
 
 def _warn(skipped: dict[str, str], outcome: Outcome) -> None:
     for reason in skipped.values():
-        print(f"eval: {reason}", file=sys.stderr)
+        print(f"eval.py: {reason}", file=sys.stderr)
     if outcome.failures:
         first, count = outcome.failures[0], len(outcome.failures)
         where = " ".join(filter(None, (f"{first.dataset}/{first.image}", first.codec, first.setting)))
-        print(f"eval: {count} failures, listed in summary.json; {where}: {first.reason}", file=sys.stderr)
+        print(f"eval.py: {count} failures, listed in summary.json; {where}: {first.reason}", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:

@@ -54,8 +54,8 @@ def _changed_process() -> Iterator[None]:
 def check_size(width: int, height: int, samples: int, max_pixels: int) -> None:
     """Raises ImageError for more than `max_pixels` pixels; more than four samples count in proportion."""
     if width * height * max(samples, 4) > 4 * max_pixels:
-        shape = f"{width} x {height} pixels of {samples} samples"
+        shape = f"{width} x {height} pixels" + (f" of {samples} samples" if samples > 4 else "")
         raise ImageError(
             f"pictures of up to {max_pixels} pixels are read, got {shape}: cut it up, or raise max_pixels "
-            "(--max-pixels of `ltchm compress`)"
+            "(--max-pixels of `ltchm`)"
         )
