@@ -35,7 +35,8 @@ def what(error: Exception) -> str:
         return what(inner)
     text = str(inner if isinstance(error, KeyError) else error)
     if "Traceback" in text:  # of a configuration that can't be made: its last line says why
-        text = text.strip().splitlines()[-1].partition(": ")[2]
+        last = text.strip().splitlines()[-1]
+        text = last.partition(": ")[2] or last
     return one_line(ValueError(text))
 
 

@@ -56,6 +56,11 @@ class RunCheckpoints:
     def _check_config(self, path: Path, config: Any) -> None:
         """Compares the configuration with that of the run found here, and keeps it."""
         text = config.to_json_best_effort(indent=2, sort_keys=True)
+        if (self.latest_step() or 0) > config.steps:
+            raise CheckpointError(
+                f"`steps` must be {self.latest_step()} or more, as many as this run has made, got "
+                f"{config.steps}: raise it, or choose another --workdir."
+            )
         if self.latest_step() is not None and path.exists():
             old, new = _fields(dict(json.loads(path.read_text()))), _fields(json.loads(text))
             known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field

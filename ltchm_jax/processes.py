@@ -1,5 +1,7 @@
 """Several processes as one run: how they join, and how they agree on what only one of them knows."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -59,10 +61,17 @@ def tree_from_first(tree: Any) -> Any:
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
-def wait_for_all() -> None:
-    """Returns when all have come here: the last process to end must not find the others gone."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("all have come here")
+@contextlib.contextmanager
+def leaving_together() -> Iterator[None]:
+    """All processes leave it when the last one does, whatever happened to each: JAX ends who is left behind.
+
+    Within it none may ask another.
+    """
+    try:
+        yield
+    finally:
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("leaving together")
 
 
 def any_of(flag: bool) -> bool:

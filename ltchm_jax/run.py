@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import math
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ COUNTS = (
     "checkpoints_to_keep", "entropy_images", "entropy_crop",
 )  # fmt: skip
 SWITCHES = (
+    "seed",
     "real_bytes_every",
     "linear_start",
     "entropy_fit",
@@ -140,21 +142,25 @@ def train(config: Any, workdir: Path, asked: list[int]) -> bool:
     if stopped:
         say(f"ended at step {int(host.step)} of {config.steps}; the same command goes on")
         return False
-    model = finish(config, model_of(trainer, host, config), source)  # in every process: none waits for long
-    if processes.is_first():
-        save_model(result, model)
-    processes.wait_for_all()
+    with processes.leaving_together():
+        if asked:  # while they agreed on it
+            raise KeyboardInterrupt
+        model = finish(config, model_of(trainer, host, config), source)  # by all, so that none waits for long
+        if processes.is_first():
+            save_model(result, model)
     return True
 
 
 def is_of(config: Any, path: Path) -> bool:
-    """Whether the model file is the result of a run of exactly this configuration."""
+    """Whether the model file is the result of a run of this configuration, wherever its data were."""
     try:
         notes = load_model(path).notes
-    except (ModelError, OSError):
+        made = dict(json.loads(notes["training"]))
+    except (KeyError, OSError, TypeError, ValueError):
         return False
-    wanted = {"steps": str(config.steps), "training": config.to_json_best_effort()}
-    return wanted.items() <= notes.items()
+    asked_for = json.loads(config.to_json_best_effort())
+    names = asked_for.keys() - {"data", "log_every", "checkpoints_to_keep", *INTERVALS}
+    return notes.get("steps") == str(config.steps) and all(made.get(n) == asked_for[n] for n in names)
 
 
 def say(line: str) -> None:
@@ -379,4 +385,5 @@ def main(config: Any, workdir: str, distributed: str = "") -> int:
         print(f"train.py: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
+        print("ended; the same command goes on from what was kept", file=sys.stderr)
         return 130

@@ -101,6 +101,32 @@ def test_two_processes_are_one_run(tmp_path):
     assert kept_step(two, fields) == 3
 
 
+LEAVE = """
+import sys, time
+from ltchm_jax import processes
+
+processes.join(sys.argv[1])
+start = time.monotonic()
+try:
+    with processes.leaving_together():
+        if processes.is_first():
+            time.sleep(3)
+        else:
+            raise KeyboardInterrupt
+except KeyboardInterrupt:
+    assert time.monotonic() - start > 2  # the first had come to its end
+    sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_interrupted_waits_for_the_others():
+    address = f"127.0.0.1:{free_port()},2"
+    runs = [start(LEAVE, f"{address},{index}") for index in (0, 1)]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in runs]
+    assert [process.returncode for process in runs] == [0, 130], "\n".join(text[-2000:] for text in errors)
+
+
 def final_weights(workdir: Path) -> np.ndarray:
     leaves = jax.tree.leaves(load_model(workdir / "model.safetensors").variables["params"])
     return np.concatenate([leaf.ravel() for leaf in leaves])

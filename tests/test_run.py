@@ -170,11 +170,37 @@ def test_a_finished_run_is_not_finished_again(folder, tmp_path, monkeypatch, cap
     finished = []
     monkeypatch.setattr(run, "finish", lambda config, model, source: finished.append(1) or model)
     assert run.main(config_of(folder, entropy_refit=1), str(tmp_path)) == 0
+    assert run.main(config_of(folder, entropy_refit=1, log_every=3), str(tmp_path)) == 0  # the same
     (tmp_path / "model.safetensors").write_bytes(b"cut off")
     assert run.main(config, str(tmp_path)) == 0
     (tmp_path / "model.safetensors").unlink()
     assert run.main(config, str(tmp_path)) == 0
     assert len(finished) == 3
+
+
+def test_fewer_steps_than_were_made_are_refused(folder, tmp_path, capsys):
+    assert run.main(config_of(folder), str(tmp_path)) == 0
+    before = (tmp_path / "config.json").read_text()
+    assert "`steps` must be 9 or more" in error_of(config_of(folder, steps=4), tmp_path, capsys)
+    assert (tmp_path / "config.json").read_text() == before
+    assert load_model(tmp_path / "model.safetensors").notes["steps"] == "9"
+
+
+def test_a_signal_while_processes_agree_ends_before_the_last_fits(folder, tmp_path, monkeypatch, capsys):
+    """They heard of none yet."""
+
+    asked = []
+
+    def agree(mine: bool) -> bool:
+        asked.append(mine)
+        if len(asked) == 2:  # the first is whether the run is complete
+            terminate()
+        return False
+
+    monkeypatch.setattr(run.processes, "any_of", agree)
+    monkeypatch.setattr(run, "finish", None)  # would fail if it were called
+    assert run.main(config_of(folder), str(tmp_path)) == 130
+    assert "ended; the same command goes on" in capsys.readouterr().err
 
 
 def terminate() -> None:
@@ -406,6 +432,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_pa
         ({"schedule": "linear"}, "`schedule`"),
         ({"lmbda": -5.0}, "`lmbda` must be a number above 0"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be a number above 0"),
+        ({"seed": -1}, "`seed` must be 0 or more"),
         ({"ema": 1.0}, "`ema` must be 0 (off) or more, less than 1"),
         ({"clip_norm": float("nan")}, "`clip_norm` must be 0 or more"),
         ({"decay_at": -1}, "`decay_at` must be 0 or more"),
