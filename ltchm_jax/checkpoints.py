@@ -62,7 +62,7 @@ class RunCheckpoints:
                 f"{config.steps}: raise it, or choose another --workdir."
             )
         if self.latest_step() is not None and path.exists():
-            old, new = _fields(dict(json.loads(path.read_text()))), _fields(json.loads(text))
+            old, new = fields_of(dict(json.loads(path.read_text()))), fields_of(json.loads(text))
             known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field
             changed = sorted(name for name in known if old[name] != new[name])
             if changed:
@@ -127,7 +127,7 @@ class RunCheckpoints:
             ) from error
 
 
-def _fields(config: dict[str, Any]) -> dict[str, Any]:
+def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     """Those of the configuration, and those of its data as `data.NAME`."""
     data = config.get("data")
     return config | {f"data.{name}": v for name, v in data.items()} if isinstance(data, dict) else config

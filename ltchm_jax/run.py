@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from ltchm_jax import data, metrics, processes
-from ltchm_jax.checkpoints import RunCheckpoints
+from ltchm_jax.checkpoints import RunCheckpoints, fields_of
 from ltchm_jax.errors import one_line
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import check_model, linear_start
@@ -155,11 +155,13 @@ def is_of(config: Any, path: Path) -> bool:
     """Whether the model file is the result of a run of this configuration, wherever its data were."""
     try:
         notes = load_model(path).notes
-        made = dict(json.loads(notes["training"]))
+        made = fields_of(dict(json.loads(notes["training"])))
     except (KeyError, OSError, TypeError, ValueError):
         return False
-    asked_for = json.loads(config.to_json_best_effort())
-    names = asked_for.keys() - {"data", "log_every", "checkpoints_to_keep", *INTERVALS}
+    asked_for = fields_of(json.loads(config.to_json_best_effort()))
+    crops = {"data.crop", "data.crops_per_image", "data.resized_crops", "data.flips"}
+    names = {name for name in asked_for if not name.startswith("data") or name in crops}
+    names -= {"log_every", "checkpoints_to_keep", *INTERVALS}
     return notes.get("steps") == str(config.steps) and all(made.get(n) == asked_for[n] for n in names)
 
 
