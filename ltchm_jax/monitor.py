@@ -21,6 +21,12 @@ from ltchm_jax.imagery.files import atomic_write
 from ltchm_jax.model import ModelConfig
 
 
+def say(line: str) -> None:
+    """Prints a line where a run is watched, once for all its processes."""
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)
+
+
 class MetricWriter:
     """Scalars to `metrics.jsonl`, and through CLU to TensorBoard where TensorFlow is installed.
 
@@ -168,8 +174,7 @@ class Progress:
             values |= rates
             line += f" {rates['images_per_second']:.1f} images/s wait {100 * rates['input_wait']:.1f}%"
             line += f" left {left / 3600:.2f} h"
-        if processes.is_first():
-            print(line, file=sys.stderr, flush=True)
+        say(line)
         self.start(step)
         return values
 

@@ -19,7 +19,7 @@ from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import check_model, linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
-from ltchm_jax.monitor import MetricWriter, Progress, share_of_peak
+from ltchm_jax.monitor import MetricWriter, Progress, say, share_of_peak
 from ltchm_jax.signals import interrupts, stop_on_signals
 from ltchm_jax.sources import Tolerant
 from ltchm_jax.training import Trainer, TrainState, check_finite
@@ -154,7 +154,7 @@ def train(config: Any, workdir: Path, asked: list[int]) -> bool:
 def is_of(config: Any, path: Path) -> bool:
     """Whether the model file is the result of a run of this configuration, wherever its data were."""
     try:
-        notes = load_model(path).notes
+        notes = load_model(path, check_shapes=False).notes  # its digest says that it is whole
         made = fields_of(dict(json.loads(notes["training"])))
     except (KeyError, OSError, TypeError, ValueError):
         return False
@@ -163,12 +163,6 @@ def is_of(config: Any, path: Path) -> bool:
     names = {name for name in asked_for if not name.startswith("data") or name in crops}
     names -= {"log_every", "checkpoints_to_keep", *INTERVALS}
     return notes.get("steps") == str(config.steps) and all(made.get(n) == asked_for[n] for n in names)
-
-
-def say(line: str) -> None:
-    """Prints a line where what is seen of a run is seen, once for all its processes."""
-    if processes.is_first():
-        print(line, file=sys.stderr, flush=True)
 
 
 def finish(config: Any, model: Model, source: Tolerant) -> Model:
