@@ -35,7 +35,7 @@ dev: .venv/.installed-dev
 	@touch $@
 
 .venv-newest/.installed: requirements-newest.txt
-	@scripts/make_venv .venv-newest "$(PYTHON)"
+	@scripts/make_venv .venv-newest "$(or $(PYTHON),python3.12 python3.11 python3 python)"
 	@.venv-newest/$(INSTALL) --requirement requirements-newest.txt
 	@touch $@
 

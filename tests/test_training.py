@@ -132,7 +132,7 @@ def test_validation_is_the_mean_over_rates_of_rounded_latents(run):
         np.testing.assert_array_equal(output.y_hat, np.round(output.y))
         losses += [*rate_distortion(output, training.to_unit(images), jnp.full(2, lmbda)).loss]
     assert trainer.validate(state, [images])["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
-    assert losses[0] != pytest.approx(losses[2], rel=0.01)
+    assert float(losses[0]) != pytest.approx(float(losses[2]), rel=0.01)
 
 
 def on_devices(count: int, config, steps: int, batch: int = 4) -> tuple[np.ndarray, training.TrainState]:

@@ -47,7 +47,8 @@ def rate_distortion(summary: Summary, dataset: str) -> Figure:
             figure.legend(
                 handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False
             )
-        figure.suptitle(f"{dataset}, {summary['datasets'][dataset]['pictures']} pictures")
+        count = summary["datasets"][dataset]["pictures"]
+        figure.suptitle(f"{dataset}, {count} picture{'s' if count > 1 else ''}")
     return figure
 
 

@@ -26,7 +26,13 @@ def check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
         raise ImageError(
             f"samples must be unsigned, 8 bits, got {kind}, {max(bits)} bits: scale the picture first"
         )
-    fixed = tiff.GEOREFERENCE & tags.keys() or is_bands(tags) or is_beyond_pillow(tags)
+    by_rasterio = is_bands(tags) or is_beyond_pillow(tags)
+    if by_rasterio and not (is_bands(tags) or _has_plain_colours(tags)):
+        raise ImageError(
+            "a TIFF that is sparse, of planes, WebP or LERC must be grey or RGB, its alpha straight: convert "
+            "it with gdal_translate first"
+        )
+    fixed = tiff.GEOREFERENCE & tags.keys() or by_rasterio
     turned = tiff.numbers(tags, tiff.ORIENTATION, (1,))
     if fixed and turned != (1,):
         raise ImageError(
@@ -65,24 +71,19 @@ def is_bands(tags: dict[int, TiffTag]) -> bool:
 
 
 def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
-    """Whether Pillow could not decode the file, or would misread it: absent tiles, planes, WebP, LERC.
-
-    Raises:
-      ImageError: it is so, and rasterio would not give the samples of this file's rules either.
-    """
+    """Whether Pillow could not decode the file, or would misread it: absent tiles, planes, WebP, LERC."""
     names = tiff.PLANES, tiff.SAMPLES, tiff.COMPRESSION, tiff.PHOTOMETRIC
     planes, samples, compression, photometric = (_first(tags, name) for name in names)
     sizes = tiff.numbers(tags, tiff.TILE_SIZES, ()) + tiff.numbers(tags, tiff.STRIP_SIZES, ())
     as_stored = photometric == 1 and tiff.numbers(tags, tiff.BITS, (1,)) == (8,)
     misread = planes == 2 and (samples == 2 or (samples == 1 and compression == 1 and not as_stored))
-    if not (0 in sizes or misread or compression in (LERC, WEBP)):
-        return False
-    if not (photometric in (0, 1, 2) or _becomes_rgb(tags)) or tiff.numbers(tags, tiff.EXTRA, ()) == (1,):
-        raise ImageError(
-            "a TIFF that is sparse, of planes, WebP or LERC must be grey or RGB, its alpha straight: convert "
-            "it with gdal_translate first"
-        )
-    return True
+    return 0 in sizes or misread or compression in (LERC, WEBP)
+
+
+def _has_plain_colours(tags: dict[int, TiffTag]) -> bool:
+    """Whether rasterio gives the samples that the rules for pictures ask for: grey or RGB, straight alpha."""
+    plain = _first(tags, tiff.PHOTOMETRIC) in (0, 1, 2) or _becomes_rgb(tags)
+    return plain and tiff.numbers(tags, tiff.EXTRA, ()) != (1,)
 
 
 def _becomes_rgb(tags: dict[int, TiffTag]) -> bool:
