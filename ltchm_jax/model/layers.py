@@ -81,11 +81,76 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Cross-correlation of x [B, H, W, I] with kernel [k, k, I, O], zeros outside."""
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return mix_channels(x[:, ::stride, ::stride], kernel[0, 0])
-    # Padded by hand: on CPU the gradient of the kernel then takes a quarter less time, the rest the same.
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     if x.dtype == jnp.float64:
-        return _conv2d_as_matmul(x, kernel, stride)
-    return lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=DIMENSIONS)
+        return _conv2d_as_matmul(pad_sides(x, padding), kernel, stride)
+    return _convolve(x, kernel, stride, padding)
+
+
+def pad_sides(x: Array, padding: Padding) -> Array:
+    """x [B, H, W, C] with zeros above, below, left and right."""
+    return jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+
+def _correlate(x: Array, kernel: Array, stride: int = 1, padding: Any = "VALID", apart: int = 1) -> Array:
+    """XLA's own convolution, with the taps of the kernel so far `apart`."""
+    strides, dilation = (stride, stride), (apart, apart)
+    return lax.conv_general_dilated(x, kernel, strides, padding, None, dilation, dimension_numbers=DIMENSIONS)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """`conv2d` with a gradient that a CPU is fast at, in loops as well.
+
+    There XLA brings the axes of a derived gradient into the one order that it is fast at, but not in a loop:
+    the gradient of a 3x3 kernel then takes 30 times as long.
+    """
+    # Padded by hand: on CPU the gradient of the kernel then takes a quarter less time, the rest the same.
+    return _correlate(pad_sides(x, padding), kernel, stride)
+
+
+def _convolve_forward(
+    x: Array, kernel: Array, stride: int, padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_backward(
+    stride: int, padding: Padding, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    def derived(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        forward = functools.partial(_correlate, stride=stride, padding=padding)
+        return jax.vjp(forward, x, kernel)[1](gradient)
+
+    def written_out(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        of_x = _gradient_of_input(x.shape, kernel, gradient, stride, padding)
+        return of_x, _gradient_of_kernel(x, kernel.shape[0], gradient, stride, padding)
+
+    halves = (stride, saved[1].shape[0], padding) == (2, 3, SAME)
+    if stride > 1 and not halves:  # which no layer is
+        return derived(*saved, gradient)
+    return lax.platform_dependent(*saved, gradient, cpu=written_out, default=derived)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _gradient_of_input(
+    shape: tuple[int, ...], kernel: Array, gradient: Array, stride: int, padding: Padding
+) -> Array:
+    """That of an x of this shape. With stride 2 the zeros in between are not multiplied."""
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    if stride == 2:
+        return upsample_conv2d(gradient, flipped)[:, : shape[1], : shape[2]]
+    last = kernel.shape[0] - 1
+    return _correlate(gradient, flipped, padding=[(last - low, last - high) for low, high in padding])
+
+
+def _gradient_of_kernel(x: Array, size: int, gradient: Array, stride: int, padding: Padding) -> Array:
+    """That of a kernel of this size: the padded x cross-correlated with the gradient, images as channels."""
+    rows, columns = (stride * (n - 1) + size for n in gradient.shape[1:3])
+    seen = pad_sides(x, padding)[:, :rows, :columns]
+    turned = _correlate(seen.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), apart=stride)
+    return turned.transpose(1, 2, 0, 3)
 
 
 def _conv2d_as_matmul(x: Array, kernel: Array, stride: int) -> Array:
@@ -118,29 +183,6 @@ def upsample_conv2d(x: Array, kernel: Array) -> Array:
     batch, height, width, features = phases.shape
     phases = phases.reshape(batch, height, width, 2, 2, features // 4)
     return phases.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, features // 4)
-
-
-@jax.custom_vjp
-def downsample_conv2d(x: Array, kernel: Array) -> Array:
-    """3x3 convolution with stride 2 and zeros outside, of x [B, H, W, I], to [B, ceil(H/2), ceil(W/2), O].
-
-    The gradient of x is `upsample_conv2d` of the flipped kernel: no product with a zero in between.
-    """
-    return conv2d(x, kernel, 2, SAME)
-
-
-def _downsample_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return downsample_conv2d(x, kernel), (x, kernel)
-
-
-def _downsample_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    (of_kernel,) = jax.vjp(lambda kernel: conv2d(x, kernel, 2, SAME), kernel)[1](gradient)
-    of_x = upsample_conv2d(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
-    return of_x[:, : x.shape[1], : x.shape[2]], of_kernel
-
-
-downsample_conv2d.defvjp(_downsample_forward, _downsample_backward)
 
 
 def _phase_kernel(kernel: Array) -> Array:
@@ -239,10 +281,7 @@ class Conv(nn.Module):
         size = self.kernel_size
         kernel = param(self, "kernel", kernel_init, (size, size, x.shape[-1], self.features))
         kernel = kernel.astype(x.dtype)
-        if (size, self.stride) == (3, 2):
-            x_out = downsample_conv2d(x, kernel)
-        else:
-            x_out = conv2d(x, kernel, self.stride, ((size // 2, size // 2),) * 2)
+        x_out = conv2d(x, kernel, self.stride, ((size // 2, size // 2),) * 2)
         if not self.use_bias:
             return x_out
         bias = param(self, "bias", bias_init(size * size * x.shape[-1]), (self.features,))
