@@ -15,10 +15,10 @@ import numpy as np
 from ltchm_jax.bitstream import Block, LatentsMismatch, Malformed
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
 from ltchm_jax.entropy.range_coder import GuardError, RangeCoderError
-from ltchm_jax.entropy.wavefront import float64
-from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, Mixture
+from ltchm_jax.entropy.wavefront import Parameters, float64
+from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model
-from ltchm_jax.refinement import MAX_EFFORT, Refiner, bounded_latents, unit
+from ltchm_jax.refinement import MAX_EFFORT, Refiner, bounded_latents, trained_lmbdas, unit
 
 QUALITY_STEPS = 256  # a stream keeps the quality in steps of 1/256
 # Sides of a block are padded to a multiple of this many pixels, by the version of the stream.
@@ -26,8 +26,9 @@ PADDED_TO = {1: Z_STRIDE, 2: Y_STRIDE}
 
 
 class BlockCoder:
-    """A model's transforms and its entropy coder; functions compile once for each shape of block.
+    """A model's transforms and its entropy coder.
 
+    Functions compile once for each shape of block and each device, for all models of one configuration.
     `quality` is in steps of 1/256 throughout. Blocks take turns on the devices of this process by `number`.
     With an `effort` latents are refined in so many passes, see `refinement`.
 
@@ -39,17 +40,14 @@ class BlockCoder:
         if not 0 <= effort <= MAX_EFFORT:
             raise ValueError(f"`effort` must be 0 to {MAX_EFFORT}, got {effort}.")
         self.model, self.devices, self.effort = model, jax.local_devices(), effort
-        self._refiner = Refiner(model) if effort else None
-        self._apply: Any = LTCHM(model.config).apply
+        self._refiner = Refiner(model.config, trained_lmbdas(model)) if effort else None
         self._placed = functools.cache(lambda i: jax.device_put(model.variables, self.devices[i]))
         wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
         with float64():
             # Widened on the host: on the device each shape would have to be compiled.
             self._wide = jax.device_put({"params": jax.tree.map(lambda v: v.astype(np.float64), wide)})
-        self._analyse, self._synthesise = jax.jit(self._analysis), jax.jit(self._synthesis)
-        self._hyper = jax.jit(self._hyper_synthesis)
         self.entropy = LatentCoder(
-            self._entropy_parameters,
+            entropy_parameters(model.config),
             self._wide,
             model.z_tables,
             model.config.mixture,
@@ -68,7 +66,7 @@ class BlockCoder:
         """
         variables, padded, rate = self._variables_on(number), self.padded(pixels), self.rate(quality)
         if self._refiner is None:
-            return self._analyse(variables, padded, rate)
+            return analyse(self.model.config, variables, padded, rate)
         height, width = pixels.shape[:2]
         return self._refiner.refine(variables, padded, (height, width), rate, self.effort)
 
@@ -80,7 +78,7 @@ class BlockCoder:
 
     def synthesise(self, number: int, y: np.ndarray, quality: int) -> jax.Array:
         """uint8 [H, W, bands] of y int32 [H/16, W/16, M], still being computed when this returns."""
-        return self._synthesise(self._variables_on(number), y, self.rate(quality))
+        return synthesise(self.model.config, self._variables_on(number), y, self.rate(quality))
 
     def latents(self, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
         """`analyse` on the first device, waited for."""
@@ -132,25 +130,40 @@ class BlockCoder:
         The same within 1e-12 on every machine. `shape`: of y, rows and columns first.
         """
         with float64():
-            psi = np.asarray(self._hyper(self._wide, z, self.rate(quality)))
+            psi = np.asarray(hyper_synthesise(self.model.config, self._wide, z, self.rate(quality)))
         return psi[: shape[0], : shape[1]]
 
-    def _analysis(
-        self, variables: dict, pixels: jax.Array, quality: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        latents = bounded_latents(LTCHM(self.model.config), variables, unit(pixels), quality)
-        y, z = (jnp.round(v[0]).astype(jnp.int32) for v in latents)
-        return y, z
 
-    def _synthesis(self, variables: dict, y: jax.Array, quality: jax.Array) -> jax.Array:
-        x_hat = self._apply(variables, y.astype(jnp.float32)[None], quality, method="synthesise")[0]
-        return jnp.round(255 * jnp.clip(x_hat, 0, 1)).astype(jnp.uint8)
+@functools.partial(jax.jit, static_argnums=0)
+def analyse(
+    config: ModelConfig, variables: dict, pixels: jax.Array, quality: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """y and z, int32 [rows, columns, channels], of a padded block, uint8 [H, W, bands], at a quality [1]."""
+    latents = bounded_latents(LTCHM(config), variables, unit(pixels), quality)
+    y, z = (jnp.round(v[0]).astype(jnp.int32) for v in latents)
+    return y, z
 
-    def _entropy_parameters(self, variables: dict, taps: jax.Array, psi: jax.Array) -> Mixture:
-        return self._apply(variables, taps, psi, method="entropy_parameters")
 
-    def _hyper_synthesis(self, variables: dict, z: jax.Array, quality: jax.Array) -> jax.Array:
-        return self._apply(variables, z.astype(jnp.float64)[None], quality, method="hyper_synthesise")[0]
+@functools.partial(jax.jit, static_argnums=0)
+def synthesise(config: ModelConfig, variables: dict, y: jax.Array, quality: jax.Array) -> jax.Array:
+    """The padded block, uint8 [H, W, bands], of y int32 [H/16, W/16, M]."""
+    x_hat: Any = LTCHM(config).apply(variables, y.astype(jnp.float32)[None], quality, method="synthesise")
+    return jnp.round(255 * jnp.clip(x_hat[0], 0, 1)).astype(jnp.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def hyper_synthesise(config: ModelConfig, variables: dict, z: jax.Array, quality: jax.Array) -> jax.Array:
+    """psi, float64 [4 h, 4 w, 2C], of z int32 [h, w, C]."""
+    z_hat = z.astype(jnp.float64)[None]
+    psi: Any = LTCHM(config).apply(variables, z_hat, quality, method="hyper_synthesise")
+    return psi[0]
+
+
+@functools.cache
+def entropy_parameters(config: ModelConfig) -> Parameters:
+    """The entropy model of y: one and the same function for equal configurations."""
+    apply: Any = LTCHM(config).apply
+    return functools.partial(apply, method="entropy_parameters")
 
 
 def latent_shape(height: int, width: int, version: int) -> tuple[int, int]:

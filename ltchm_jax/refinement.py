@@ -15,6 +15,8 @@ that answer the same error, or feed the same contexts, would overshoot together.
 to where its own loss was least, and the whole to the best of all that was tried.
 """
 
+import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ import numpy as np
 
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.losses import lmbda_at, symbol_bits
-from ltchm_jax.model import LTCHM, Y_STRIDE
+from ltchm_jax.model import LTCHM, Y_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model
 
 LMBDA_RATIO = 1.4  # of lambda here to lambda in training: fewer bytes at equal error than with the same
@@ -82,17 +84,12 @@ def by_tile(losses: jax.Array) -> jax.Array:
     return sums.repeat(TILE, 1).repeat(TILE, 2)[:, :height, :width]
 
 
+@dataclasses.dataclass(frozen=True)
 class Refiner:
-    """Refines latents of one model; functions compile once for each shape of block.
+    """Refines latents of models of one configuration; functions compile once for each shape of block."""
 
-    Raises:
-      ValueError: no lambda of the model is known, or it was trained for another distortion.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model, self._mixture = LTCHM(model.config), model.config.mixture
-        self._lmbdas = trained_lmbdas(model)
-        self._start, self._move = jax.jit(self._begin), jax.jit(self._pass)
+    config: ModelConfig
+    lmbdas: tuple[float, ...]  # see `trained_lmbdas`
 
     def refine(
         self, variables: dict, pixels: np.ndarray, inside: tuple[int, int], quality: np.ndarray, effort: int
@@ -110,19 +107,21 @@ class Refiner:
         """
         counted = np.zeros((1, *pixels.shape[:2], 1), np.float32)
         counted[:, : inside[0], : inside[1]] = 1
-        problem, search = self._start(variables, pixels, counted, quality)
+        problem, search = self.begin(variables, pixels, counted, quality)
         for i in range(effort + 1):  # the last only looks at what the one before made
-            search = self._move(variables, problem, search, np.int32(i))
+            search = self.move(variables, problem, search, np.int32(i))
         joined = search._replace(y_hat=search.tiles)  # next to one another as they have not been tried
-        search = self._move(variables, problem, joined, np.int32(effort))
+        search = self.move(variables, problem, joined, np.int32(effort))
         return search.best[0].astype(jnp.int32), problem.z_hat[0].astype(jnp.int32)
 
-    def _begin(
+    @functools.partial(jax.jit, static_argnums=0)
+    def begin(
         self, variables: dict, pixels: jax.Array, inside: jax.Array, quality: jax.Array
     ) -> tuple[Problem, Search]:
+        """What there is before the first pass; arguments as for `refine`, `inside` float32 [1, H, W, 1]."""
         x = unit(pixels)
-        y, z = bounded_latents(self._model, variables, x, quality)
-        lmbda = LMBDA_RATIO * lmbda_at(self._lmbdas, quality)[0]
+        y, z = bounded_latents(LTCHM(self.config), variables, x, quality)
+        lmbda = LMBDA_RATIO * lmbda_at(self.lmbdas, quality)[0]
         x_hat, pull = jax.vjp(self._synthesis(variables, quality), jnp.round(y))
         # The mean square of a gradient of random signs is the diagonal of the Gauss-Newton matrix.
         (slopes,) = pull(inside * jax.random.rademacher(jax.random.key(0), x_hat.shape, x_hat.dtype))
@@ -133,7 +132,9 @@ class Refiner:
         infinite = jnp.float32(jnp.inf), jnp.full(y.shape[:3], jnp.inf, jnp.float32)
         return problem, Search(start, start, infinite[0], start, infinite[1])
 
-    def _pass(self, variables: dict, problem: Problem, search: Search, number: jax.Array) -> Search:
+    @functools.partial(jax.jit, static_argnums=0)
+    def move(self, variables: dict, problem: Problem, search: Search, number: jax.Array) -> Search:
+        """One pass: weighs what is to be tried, keeps what is better, and makes the next moves."""
         y_hat = search.y_hat
         losses, gains, directions = self.expected(variables, problem, y_hat)
         loss, tile_loss = jnp.sum(losses), by_tile(losses)
@@ -154,12 +155,12 @@ class Refiner:
         """Bits lost at each position [1, h, w]; what each latent's better move should save, and that move."""
         (_, errors), of_error = jax.value_and_grad(self._error, has_aux=True)(y_hat, variables, problem)
         of_contexts, mixture = jax.grad(self._rate, has_aux=True)(y_hat, y_hat, variables, problem)
-        own = symbol_bits(y_hat, mixture, self._mixture)
+        own = symbol_bits(y_hat, mixture, self.config.mixture)
         # Moves that are made together all see the error of this moment; against the analysis, where each
         # latent has a place of its own, they don't. Half and half did best.
         slope = of_contexts + (of_error + problem.curvature * (y_hat - problem.y)) / 2
         changes = [
-            symbol_bits(y_hat + d, mixture, self._mixture) - own + d * slope + problem.curvature / 2
+            symbol_bits(y_hat + d, mixture, self.config.mixture) - own + d * slope + problem.curvature / 2
             for d in (1.0, -1.0)
         ]
         up = changes[0] < changes[1]
@@ -177,13 +178,14 @@ class Refiner:
         self, context: jax.Array, y_hat: jax.Array, variables: dict, problem: Problem
     ) -> tuple[jax.Array, Any]:
         """Bits of y_hat where `context` stands in its contexts, and the mixtures."""
-        mixture, _ = self._model.apply(
+        of_context: Any = LTCHM(self.config).apply(
             variables, context, problem.z_hat, problem.quality, method="probabilities"
         )
-        return jnp.sum(symbol_bits(y_hat, mixture, self._mixture)), mixture
+        mixture, _ = of_context
+        return jnp.sum(symbol_bits(y_hat, mixture, self.config.mixture)), mixture
 
     def _synthesis(self, variables: dict, quality: jax.Array) -> Callable[[jax.Array], jax.Array]:
-        synthesise: Any = self._model.apply
+        synthesise: Any = LTCHM(self.config).apply
         return lambda y_hat: synthesise(variables, y_hat, quality, method="synthesise")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from drawn_model import drawn_model
 
+from ltchm_jax import block_coder
 from ltchm_jax.bitstream import BitstreamError, Block, Header, Malformed, ModelMismatch, TooLarge, pack
 from ltchm_jax.bitstream import read as bitstream_read
 from ltchm_jax.container.grid import Rect
@@ -20,6 +21,7 @@ from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model_file import ModelError, make_model, save_model
 
+latent_coder = pytest.importorskip("ltchm_jax.entropy.latent_coder")
 codec_module = pytest.importorskip("ltchm_jax.codec")
 pytest.importorskip("tensorflow_compression_ops")
 
@@ -52,9 +54,7 @@ def codec(variables):
 @pytest.fixture(scope="module")
 def small_blocks(codec):
     """The same, cutting into blocks of 64."""
-    cutting = codec_module.Codec(codec.model, "small", block_size=64)
-    cutting.blocks = codec.blocks
-    return cutting
+    return codec_module.Codec(codec.model, "small", block_size=64)
 
 
 def scene(height, width, bands=3):
@@ -215,9 +215,22 @@ def test_blocks_of_impossible_sizes_are_refused(codec, cut):
 
 def test_blocks_of_one_shape_compile_once(codec, small_blocks):
     small_blocks.compress(scene(150, 100))
-    traces = codec.blocks._analyse._cache_size()
+    compiled = block_coder.analyse._cache_size()
     small_blocks.compress(scene(180, 110))
-    assert codec.blocks._analyse._cache_size() == traces
+    assert block_coder.analyse._cache_size() == compiled
+
+
+def test_models_of_one_configuration_compile_once(codec):
+    other = codec_module.Codec(drawn_model(SMALL, seed=1))
+    pixels, functions = (
+        scene(40, 33),
+        (block_coder.analyse, block_coder.synthesise, latent_coder._grid_values_of),
+    )
+    assert codec.decompress(codec.compress(pixels)).shape == pixels.shape
+    compiled = [function._cache_size() for function in functions]
+    assert other.model.digest != codec.model.digest
+    assert other.decompress(other.compress(pixels)).shape == pixels.shape
+    assert [function._cache_size() for function in functions] == compiled
 
 
 def test_metadata_travels_on_request(codec):

@@ -49,7 +49,10 @@ class Source(Protocol):
 
 
 class LatentCoder:
-    """Codes pairs of integer latents with one model; compiles a function for each of a few sizes of step."""
+    """Codes pairs of integer latents with one model.
+
+    A function is compiled for each of a few sizes of step, for all models with the same `parameters`.
+    """
 
     def __init__(
         self,
@@ -62,15 +65,15 @@ class LatentCoder:
         """Binds a model.
 
         Args:
-          parameters: the entropy model of y, a pure function, see `wavefront.Parameters`.
+          parameters: the entropy model of y, a pure function, see `wavefront.Parameters`; hashable.
           variables: its variables, in float64, on the device that is to run it.
           z_tables: the factorised prior of z, a row for every channel.
           kind: 'gaussian' or 'laplace'.
           context: whether `parameters` looks at its taps.
         """
         self._variables, self._z_tables, self._kind, self._context = variables, z_tables, kind, context
-        self._values = jax.jit(functools.partial(wavefront.grid_values_of, parameters))
-        self._bits = jax.jit(functools.partial(_bits_of, parameters, kind))
+        self._values = functools.partial(_grid_values_of, parameters)
+        self._bits = functools.partial(_bits_of, parameters, kind)
 
     def encode(self, z: np.ndarray, y: np.ndarray, psi: np.ndarray) -> CodedLatents:
         """Codes z, then y given z; arguments and errors as for `write`."""
@@ -287,6 +290,10 @@ def _channels(shape: tuple[int, ...]) -> np.ndarray:
     return np.tile(np.arange(shape[-1]), math.prod(shape[:-1]))
 
 
+_grid_values_of = jax.jit(wavefront.grid_values_of, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _bits_of(
     parameters: wavefront.Parameters,
     kind: str,
