@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax.bitstream import Block, LatentsMismatch, Malformed
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
 from ltchm_jax.entropy.range_coder import GuardError, RangeCoderError
-from ltchm_jax.entropy.wavefront import Parameters, float64
+from ltchm_jax.entropy.wavefront import Parameters
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model
 from ltchm_jax.refinement import MAX_EFFORT, Refiner, bounded_latents, trained_lmbdas, unit

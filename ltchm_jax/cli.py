@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for an error, 130 for Ctrl-C."""
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  what is said there must not go elsewhere
     options = parser().parse_args(arguments)
+    share_accelerators()
     try:
         status = options.run(options) or 0
         if sys.stdout:
@@ -34,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's way to say that memory ran out
             raise
         return failed(f"out of memory, take a smaller --block-size: {one_line(error)}")
+
+
+def share_accelerators() -> None:
+    """Unless told otherwise JAX then takes of a GPU's memory what it needs, not three quarters at once."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def failed(line: str) -> int:
@@ -221,7 +227,12 @@ def open_codec(name: str | None, **options: int) -> "Codec":
 
 
 def keep_compiled_functions() -> None:
-    """Makes JAX keep what takes long to compile in the user's cache folder, if any, within a limit."""
+    """Makes JAX keep what takes long to compile in the user's cache folder, if any, within a limit.
+
+    A folder that JAX was given (JAX_COMPILATION_CACHE_DIR) is used instead, as it is.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
     import warnings
 
     import jax

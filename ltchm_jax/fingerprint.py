@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax.block_coder import BlockCoder
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy.range_coder import RangeCoderError
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.tables import tables_digest
-from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.model import LTCHM
 
 

@@ -14,9 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy.distributions import logistic_bin_bits
 from ltchm_jax.entropy.tables import PmfTables, quantise_pmf, tables_digest
-from ltchm_jax.entropy.wavefront import float64
 from ltchm_jax.imagery.files import atomic_write
 from ltchm_jax.model import LTCHM, ModelConfig, abstract_variables
 

@@ -120,6 +120,8 @@ def train(config: Any, workdir: Path, asked: list[int]) -> bool:
         say(f"complete: {str(result)!r} is this run's; remove it to have its last fits again")
         return True
     trainer = Trainer(config)
+    if jax.process_count() > 1:
+        say(f"{jax.device_count()} devices in {jax.process_count()} processes")
     source = data.open_source(config, "train")
     validation = data.validation_batches(data.open_source(config, "validation"), config)
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
@@ -169,13 +171,20 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
     """The model with its synthesis, then its entropy model fitted alone, as the configuration says."""
     variables, key = model.variables, jax.random.key(config.seed)
     if config.synthesis_refit:
-        batches, steps = data.training_batches(source, config), config.synthesis_refit
+        batches, steps = data.training_batches(source, of_one_device(config)), config.synthesis_refit
         seen = seen_of_fit("synthesis", "psnr", steps)
         fitted = fit_synthesis(model.config, variables, batches, steps, key, seen)
         variables = optax.incremental_update(fitted, variables, config.synthesis_refit_share)
     if config.entropy_refit:
         variables = fit(config, model.config, variables, source, config.entropy_refit)
     return model if variables is model.variables else make_model(model.config, variables, model.notes)
+
+
+def of_one_device(config: Any) -> Any:
+    """The configuration with batches of what one device takes at once in a step, as a fit has one alone."""
+    other = config.copy_and_resolve_references()
+    other.batch_size = config.batch_size // (jax.device_count() * config.accumulate)
+    return other
 
 
 def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict | None:
@@ -373,6 +382,7 @@ def real_rates(model: Model, images: np.ndarray) -> dict[str, float]:
 
 def main(config: Any, workdir: str, distributed: str = "") -> int:
     """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
+    jax.config.update("jax_enable_x64", False)  # weights are float32, whatever the environment says
     try:
         processes.join(distributed)
         with interrupts() as asked:  # not before: JAX listens for terminations where it joins processes

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from ltchm_jax.devices import on_host
 from ltchm_jax.losses import Losses, check_distortion, lmbda_at, psnr, rate_distortion
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig, abstract_variables, init_variables
 
@@ -284,9 +285,10 @@ class Trainer:
 
     def init(self, variables: Any = None) -> TrainState:
         """The first state, on the host: of these variables, or of new ones."""
-        if variables is not None:
-            return jax.device_get(state_from(variables, self.recipe, self.optimizer))
-        return jax.device_get(init_state(self.recipe, self.optimizer))
+        with on_host():
+            if variables is not None:
+                return jax.device_get(state_from(variables, self.recipe, self.optimizer))
+            return jax.device_get(init_state(self.recipe, self.optimizer))
 
     def params(self, state: TrainState) -> Any:
         """The parameters that a host state stands for: the averaged ones if there are any."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy import wavefront
 
 COMPONENTS = 3
@@ -24,7 +25,7 @@ def variables(seed: int, channels: int, features: int, log_scale: float) -> dict
         "log_scale": log_scale,
         "floor": 0.05,
     }
-    with wavefront.float64():
+    with float64():
         return {name: jnp.asarray(value, jnp.float64) for name, value in weights.items()}
 
 
@@ -55,7 +56,7 @@ def sample_latent(
     steps = wavefront.scan_order(height, width, context=True)
     size = max(map(len, steps))
     mixtures = jax.jit(lambda taps, psi: model(v, taps.astype(jnp.float64), psi))
-    with wavefront.float64():
+    with float64():
         for step in steps:
             found = mixtures(*wavefront.gather(latent, psi[None], step, size))
             latent[0, step[:, 0] + 2, step[:, 1] + 2] = sample(

@@ -329,6 +329,14 @@ def test_a_cache_that_cant_be_used_is_done_without(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == before
 
 
+def test_a_cache_that_jax_was_given_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    settings = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")
+    before = [getattr(jax.config, name) for name in settings]
+    KEEP()
+    assert [getattr(jax.config, name) for name in settings] == before
+
+
 def test_info_takes_pictures_that_are_too_large_to_decode(tmp_path, capsys):
     header = bitstream.Header(bytes(8), 40_000, 40_000, bitstream.Layout.RGB, 3, block_size=4096)
     blocks = [bitstream.Block(b"", 0)] * header.grid.count

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy import boundaries, tables, wavefront
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 
@@ -97,7 +98,7 @@ def test_ideal_bits_are_the_bits_of_the_float_model():
     _, y, psi = _latents((4, 5))
     v = entropy_model.variables(0, CHANNELS, FEATURES, -1.0)
     positions = np.indices((4, 5)).reshape(2, -1).T
-    with wavefront.float64():
+    with float64():
         taps, psi_at = wavefront.gather(wavefront.padded_latent(y[None]), psi[None], positions, 20)
         mixtures = entropy_model.parameters(v, taps.astype(np.float64), psi_at)
     means, scales, weights = (np.asarray(a) for a in mixtures)
@@ -112,7 +113,7 @@ def _perturbed(v, psi, size):
     """The same weights and psi, with relative noise."""
     rng = np.random.default_rng(9)
     noise = lambda a: a * (1 + size * rng.uniform(-1, 1, np.shape(a)))  # noqa: E731
-    with wavefront.float64():
+    with float64():
         return jax.tree.map(lambda a: jax.numpy.asarray(noise(np.asarray(a))), v), noise(psi)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ltchm_jax.entropy.wavefront import float64
+from ltchm_jax.devices import float64
 from ltchm_jax.model import layers
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-13}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltchm_jax.entropy.wavefront import float64
+from ltchm_jax.devices import float64
 from ltchm_jax.model.pooling import adaptive_average_pool, bin_weights, pooling_bins, sum_over_pixels
 
 

@@ -310,6 +310,22 @@ def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
     jax.tree.map(rounded, half.variables["params"]["g_s"], means)
 
 
+def test_the_synthesis_is_fitted_to_what_one_device_has_at_once(folder, monkeypatch):
+    shapes = []
+
+    def look(model, variables, batches, *_):
+        shapes.append(next(batches).shape)
+        return variables
+
+    monkeypatch.setattr(run, "fit_synthesis", look)
+    config = config_of(folder, synthesis_refit=2, batch_size=4 * jax.device_count(), accumulate=2)
+    model = Recipe.from_config(config).model
+    run.finish(config, make_model(model, jax.device_get(init_variables(model, jax.random.key(0)))),
+               open_source(config, "train"))  # fmt: skip
+    assert shapes == [(2, 64, 64, 3)]
+    assert config.batch_size == 4 * jax.device_count()
+
+
 def test_a_fit_that_is_not_finite_ends_the_run(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "fit_entropy_model", lambda *given: given[-1](1, float("nan")))
     config = config_of(folder, entropy_refit=2, entropy_images=2, entropy_crop=64)

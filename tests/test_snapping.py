@@ -4,13 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltchm_jax.entropy import snapping, tables, wavefront
+from ltchm_jax.devices import float64
+from ltchm_jax.entropy import snapping, tables
 
 NOTHING = np.zeros(0, np.int64)
 
 
 def _grid_values(means, scales, weights):
-    with wavefront.float64():
+    with float64():
         return np.asarray(
             snapping.grid_values(*(jnp.asarray(v, jnp.float64) for v in (means, scales, weights)))
         )

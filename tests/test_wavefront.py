@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy import wavefront
 
 SHAPES = [(1, 1), (1, 9), (6, 1), (4, 4), (5, 17), (16, 3)]
@@ -59,7 +60,7 @@ def test_steps_of_any_size_agree_with_one_another_and_with_a_direct_evaluation()
     latent = wavefront.padded_latent(y[None])
     at = np.concatenate(wavefront.scan_order(height, width, context=True))
     gathered = wavefront.gather(latent, psi[None], at, 32)
-    with wavefront.float64():
+    with float64():
         values = functools.partial(wavefront.grid_values_of, entropy_model.parameters, v)
         together = values(*gathered)
         for size in (1, 2, 8):

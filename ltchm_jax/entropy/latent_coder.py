@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy import range_coder, wavefront
 from ltchm_jax.entropy.boundaries import GuardList, Guards, Shape, entries, find_guards
 from ltchm_jax.entropy.decisions import Decide, MixtureModel, PmfModel, Question, walk
@@ -131,7 +132,7 @@ class LatentCoder:
         waiting: list[tuple[list[np.ndarray], jax.Array]] = []
         for group in wavefront.chunks(steps):
             gathered = wavefront.gather(latent, psi[None], np.concatenate(group), size)
-            with wavefront.float64():
+            with float64():
                 waiting.append((group, function(self._variables, *gathered)))
             if len(waiting) == 2:
                 yield waiting.pop(0)
@@ -144,7 +145,7 @@ class LatentCoder:
         for group in wavefront.chunks(steps):
             positions = np.concatenate(group)
             gathered = wavefront.gather(latent, psi[None], positions, len(positions))
-            with wavefront.float64():
+            with float64():
                 symbols = y[positions[:, 0], positions[:, 1]].astype(np.float64)
                 total += float(np.asarray(self._bits(self._variables, *gathered, symbols)).sum())
         return total
@@ -207,7 +208,7 @@ class LatentCoder:
         for i, step in enumerate(steps):
             count = streams * len(step)
             gathered = wavefront.gather(latent, psi, step, wavefront.step_size(count))
-            with wavefront.float64():
+            with float64():
                 values = np.asarray(self._values(self._variables, *gathered))[:, :count]
             values = values.reshape(len(values), streams, len(step), shape[2])
             snapped = np.stack([_snapped(values[:, b], lists[b], i, b) for b in range(streams)], axis=1)

@@ -13,7 +13,6 @@ one pass. The decoder evaluates one step at a time, of several latents at once. 
 gathered on the host: what is compiled then depends on no picture's size, and no latent is copied for a step.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,15 +28,6 @@ CHUNK = 256  # positions evaluated in one pass by the encoder, and in one step w
 
 # parameters(variables, taps [P, 12, M], psi [P, F]) -> means, scales, weights, each [P, M, K]; all float64.
 Parameters = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
-
-
-def float64() -> contextlib.AbstractContextManager:
-    """A context in which JAX computes in float64. To be held while tracing and while calling."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # older JAX
-
-    return enable_x64(True)
 
 
 def scan_order(height: int, width: int, context: bool) -> list[np.ndarray]:

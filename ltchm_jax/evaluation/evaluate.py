@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from ltchm_jax.errors import one_line
@@ -159,11 +160,10 @@ def _in_turn(jobs: Iterable[Job], lpips: LpipsFiles | None) -> Iterator[Outcome]
 
 def _in_pool(jobs: Sequence[Job], lpips: LpipsFiles | None, workers: int) -> Iterator[Outcome]:
     """Outcomes as they come. Few jobs wait in the pool at a time, so an interrupt is heard soon."""
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would copy JAX's threads in whatever state they are
+    # A fork would copy JAX's threads in whatever state they are.
+    context = multiprocessing.get_context("spawn")
     waiting = (_sendable(job, lpips, workers) for job in jobs)
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_accelerators) as pool:
         running: set[Future[Outcome]] = set()
         while True:
             running |= {
@@ -174,6 +174,11 @@ def _in_pool(jobs: Sequence[Job], lpips: LpipsFiles | None, workers: int) -> Ite
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
+
+
+def _leave_accelerators() -> None:
+    """Conventional codecs need none, and each process would take a share of its memory."""
+    jax.config.update("jax_platforms", "cpu")
 
 
 def _sendable(job: Job, lpips: LpipsFiles | None, workers: int) -> BaselineJob:

@@ -95,7 +95,9 @@ class FactorisedPrior(nn.Module):
         x = jnp.moveaxis(z, -1, 0).reshape(channels, 1, -1)
         for i in range(len(widths) - 1):
             matrix, bias, factor = self._layer(i, channels, widths)
-            x = jnp.einsum("coi,cin->con", jax.nn.softplus(matrix.astype(x.dtype)), x) + bias.astype(x.dtype)
+            matrix = jax.nn.softplus(matrix.astype(x.dtype))
+            # Differences of what it gives are the probabilities: an accelerator must not round its factors.
+            x = jnp.einsum("coi,cin->con", matrix, x, precision="highest") + bias.astype(x.dtype)
             if factor is not None:
                 x = x + jnp.tanh(factor.astype(x.dtype)) * jnp.tanh(x)
         return jnp.moveaxis(x.reshape(channels, *z.shape[:-1]), 0, -1)
@@ -139,4 +141,4 @@ class GainUnit(nn.Module):
         table = (self.log_inverse if inverse else self.log_gain).astype(dtype)
         levels = jnp.arange(len(self.start), dtype=dtype)
         hat = jnp.maximum(0, 1 - jnp.abs(quality.astype(dtype)[:, None] - levels[None]))  # [B, L], sums to 1
-        return jnp.exp(hat @ table)[:, None, None, :]
+        return jnp.exp(jnp.matmul(hat, table, precision="highest"))[:, None, None, :]

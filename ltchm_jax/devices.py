@@ -1,0 +1,37 @@
+"""Where JAX computes what need not, or can't, be computed on an accelerator."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+
+def on_host() -> contextlib.AbstractContextManager:
+    """A context in which JAX computes on the CPU, unless JAX_PLATFORMS leaves it out.
+
+    There hundreds of small functions compile in no time, and draw the same numbers wherever they run.
+    """
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+    """A context in which JAX computes in float64, to be held while tracing and while calling.
+
+    On a TPU, which has none, that is done by the CPU.
+    """
+    with on_host() if jax.default_backend() == "tpu" else contextlib.nullcontext(), _enabled_float64():
+        yield
+
+
+def _enabled_float64() -> contextlib.AbstractContextManager:
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # older JAX
+
+    return enable_x64(True)
