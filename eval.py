@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from ltchm_jax.baselines import BASELINES, DEFAULTS
+from ltchm_jax.cli import share_accelerators
 from ltchm_jax.errors import Parser, one_line
 from ltchm_jax.evaluation.evaluate import LpipsFiles
 from ltchm_jax.evaluation.run import Options, run
@@ -57,6 +58,7 @@ def parse(arguments: list[str]) -> Options:
 def main(arguments: list[str]) -> int:
     """Runs an evaluation; returns the exit status."""
     options = parse(arguments)
+    share_accelerators()
     try:
         run(options)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # a worker that was killed is one

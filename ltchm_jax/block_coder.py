@@ -29,7 +29,8 @@ PADDED_TO = {1: Z_STRIDE, 2: Y_STRIDE}
 class BlockCoder:
     """A model's transforms and its entropy coder.
 
-    Functions compile once for each shape of block and each device, for all models of one configuration.
+    Functions compile once for each shape of block and each device, for all models of one configuration, and
+    are kept until the process ends or calls `jax.clear_caches`.
     `quality` is in steps of 1/256 throughout. Blocks take turns on the devices of this process by `number`.
     With an `effort` latents are refined in so many passes, see `refinement`.
 

@@ -231,14 +231,14 @@ def keep_compiled_functions() -> None:
 
     A folder that JAX was given (JAX_COMPILATION_CACHE_DIR) is used instead, as it is.
     """
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
     import warnings
-
-    import jax
 
     # Two commands that write the same entry at once: one of them warns, nothing is lost.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache")
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    import jax
+
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
         drop_unfinished(folder)

@@ -77,6 +77,7 @@ def fit_synthesis(
     steps: int,
     key: jax.Array,
     seen: Seen = lambda step, found: None,
+    parts: int = 1,
 ) -> Tree:
     """Ascends the PSNR in the parameters of the synthesis and the inverse gains, from rounded latents.
 
@@ -87,6 +88,7 @@ def fit_synthesis(
       steps: 1 or more.
       key: draws qualities.
       seen: is told how far the fit is and the PSNR; what it raises ends the fit.
+      parts: in which a batch is taken one after the other, which divides the memory that a step needs.
 
     Returns:
       The variables.
@@ -100,7 +102,11 @@ def fit_synthesis(
         return params | {"g_s": free["g_s"]} | ({"gain_y": gains | inverse} if inverse else {})
 
     def loss(free: Tree, images: jax.Array, key: jax.Array) -> jax.Array:
-        return -jnp.mean(psnr(error(variables | {"params": whole(free)}, images, key)))
+        fitted, batch = variables | {"params": whole(free)}, (images, _qualities(config, key, len(images)))
+        if parts == 1:
+            return -jnp.mean(psnr(error(fitted, *batch)))
+        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
+        return -jnp.mean(jax.lax.map(jax.checkpoint(lambda part: psnr(error(fitted, *part))), split))
 
     def decibels(step: int, value: float) -> None:
         seen(step, -value)
@@ -178,8 +184,8 @@ def _rate(model: LTCHM, y: jax.Array, key: jax.Array, noisy: bool) -> jax.Array:
     return (bits_y + bits_z) / (y.shape[1] * y.shape[2] * Y_STRIDE**2)
 
 
-def _error(model: LTCHM, images: jax.Array, key: jax.Array) -> jax.Array:
+def _error(model: LTCHM, images: jax.Array, quality: jax.Array | None) -> jax.Array:
     """Mean squared error [B] of uint8 images, synthesised from rounded latents."""
-    x, quality = to_unit(images), _qualities(model.config, key, len(images))
+    x = to_unit(images)
     y, _ = model.analyse(x, quality)
     return jnp.mean(jnp.square(model.synthesise(jnp.round(y), quality) - x), (1, 2, 3))

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ltchm_jax.devices import on_host
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model.layers import PEDESTAL, SLOPE
 from ltchm_jax.model.priors import CAUSAL_TAPS
@@ -40,7 +41,8 @@ def linear_start(config: ModelConfig, images: np.ndarray, lmbda: float, key: jax
       ValueError: another kind of model.
     """
     check_model(config)
-    variables: Any = jax.tree.map(np.array, jax.device_get(init_variables(config, key)))
+    with on_host():
+        variables: Any = jax.tree.map(np.array, jax.device_get(init_variables(config, key)))
     params, stage = variables["params"], np.asarray(images, np.float32) / 255
     for part in (params["g_a"], params["g_s"]):
         _make_residuals_silent(part)

@@ -116,7 +116,7 @@ def _halve(images: jax.Array) -> jax.Array:
     return images.reshape(*images.shape[:-2], -(-height // 2), 2, -(-width // 2), 2).mean((-3, -1))
 
 
-def lmbda_at(lmbdas: tuple[float, ...], quality: jax.Array) -> jax.Array:
+def lmbda_at(lmbdas: tuple[float, ...] | jax.Array, quality: jax.Array) -> jax.Array:
     """lmbda at real qualities [B] in 0..L-1, interpolated exponentially like the gains."""
     return jnp.exp(
         jnp.interp(quality, jnp.arange(len(lmbdas), dtype=jnp.float32), jnp.log(jnp.asarray(lmbdas)))

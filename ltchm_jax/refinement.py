@@ -89,7 +89,8 @@ class Refiner:
     """Refines latents of models of one configuration; functions compile once for each shape of block."""
 
     config: ModelConfig
-    lmbdas: tuple[float, ...]  # see `trained_lmbdas`
+    # See `trained_lmbdas`. What is compiled takes them as an argument, and so serves models of any.
+    lmbdas: tuple[float, ...] = dataclasses.field(compare=False)
 
     def refine(
         self, variables: dict, pixels: np.ndarray, inside: tuple[int, int], quality: np.ndarray, effort: int
@@ -107,7 +108,7 @@ class Refiner:
         """
         counted = np.zeros((1, *pixels.shape[:2], 1), np.float32)
         counted[:, : inside[0], : inside[1]] = 1
-        problem, search = self.begin(variables, pixels, counted, quality)
+        problem, search = self.begin(variables, pixels, counted, quality, np.array(self.lmbdas, np.float32))
         for i in range(effort + 1):  # the last only looks at what the one before made
             search = self.move(variables, problem, search, np.int32(i))
         joined = search._replace(y_hat=search.tiles)  # next to one another as they have not been tried
@@ -116,12 +117,12 @@ class Refiner:
 
     @functools.partial(jax.jit, static_argnums=0)
     def begin(
-        self, variables: dict, pixels: jax.Array, inside: jax.Array, quality: jax.Array
+        self, variables: dict, pixels: jax.Array, inside: jax.Array, quality: jax.Array, lmbdas: jax.Array
     ) -> tuple[Problem, Search]:
-        """What there is before the first pass; arguments as for `refine`, `inside` float32 [1, H, W, 1]."""
+        """What there is before the first pass; as for `refine`, but `inside` is float32 [1, H, W, 1]."""
         x = unit(pixels)
         y, z = bounded_latents(LTCHM(self.config), variables, x, quality)
-        lmbda = LMBDA_RATIO * lmbda_at(self.lmbdas, quality)[0]
+        lmbda = LMBDA_RATIO * lmbda_at(lmbdas, quality)[0]
         x_hat, pull = jax.vjp(self._synthesis(variables, quality), jnp.round(y))
         # The mean square of a gradient of random signs is the diagonal of the Gauss-Newton matrix.
         (slopes,) = pull(inside * jax.random.rademacher(jax.random.key(0), x_hat.shape, x_hat.dtype))

@@ -171,20 +171,14 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
     """The model with its synthesis, then its entropy model fitted alone, as the configuration says."""
     variables, key = model.variables, jax.random.key(config.seed)
     if config.synthesis_refit:
-        batches, steps = data.training_batches(source, of_one_device(config)), config.synthesis_refit
+        batches, steps = data.training_batches(source, config), config.synthesis_refit
         seen = seen_of_fit("synthesis", "psnr", steps)
-        fitted = fit_synthesis(model.config, variables, batches, steps, key, seen)
+        parts = jax.device_count() * config.accumulate  # one device does it all, in the memory of a step
+        fitted = fit_synthesis(model.config, variables, batches, steps, key, seen, parts)
         variables = optax.incremental_update(fitted, variables, config.synthesis_refit_share)
     if config.entropy_refit:
         variables = fit(config, model.config, variables, source, config.entropy_refit)
     return model if variables is model.variables else make_model(model.config, variables, model.notes)
-
-
-def of_one_device(config: Any) -> Any:
-    """The configuration with batches of what one device takes at once in a step, as a fit has one alone."""
-    other = config.copy_and_resolve_references()
-    other.batch_size = config.batch_size // (jax.device_count() * config.accumulate)
-    return other
 
 
 def initial_variables(config: Any, model: ModelConfig, source: Tolerant) -> dict | None:

@@ -329,6 +329,17 @@ def test_a_cache_that_cant_be_used_is_done_without(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == before
 
 
+@pytest.mark.parametrize("given", [None, "true"])
+def test_memory_of_accelerators_is_taken_as_needed_unless_told_otherwise(given, monkeypatch, capsys):
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    assert run("info", "no such file") == 2
+    assert os.environ[name] == (given or "false")
+    capsys.readouterr()
+
+
 def test_a_cache_that_jax_was_given_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     settings = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")

@@ -1,6 +1,9 @@
 import dataclasses
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from lpips_weights import lpips_weights
@@ -114,3 +117,15 @@ def test_unusable_lpips_weights_stop_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the tensor"):
         evaluation.evaluate(tmp_path / "rows.csv", pictures, [of_codec(codec)], files)
     assert codec.calls == 0
+
+
+def backends() -> str:
+    return jax.config.jax_platforms
+
+
+def test_workers_leave_accelerators_alone(monkeypatch) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS")  # of these tests, or the workers would inherit it
+    context = multiprocessing.get_context("spawn")
+    for initializer, expected in ((None, None), (evaluation.leave_accelerators, "cpu")):
+        with ProcessPoolExecutor(1, mp_context=context, initializer=initializer) as pool:
+            assert pool.submit(backends).result() == expected

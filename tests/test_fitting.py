@@ -76,6 +76,18 @@ def decibels(config: ModelConfig, variables: dict, images: np.ndarray, quality: 
 
 
 @pytest.mark.parametrize("rates", [{}, RATES])
+def test_a_fit_in_parts_is_the_same_fit(rates):
+    config, images = small_model(**NARROW, **rates), scenes(1)
+    start = linear_start(config, images, 512.0, KEY)
+    told: dict[int, list[float]] = {1: [], 3: []}
+    for parts, found in told.items():
+        batches, seen = itertools.repeat(images), lambda _, value, found=found: found.append(value)
+        fit_synthesis(config, start, batches, 10, KEY, seen, parts)
+    assert told[1][-1] != told[1][0]
+    np.testing.assert_allclose(told[3], told[1], atol=2e-3)  # dB
+
+
+@pytest.mark.parametrize("rates", [{}, RATES])
 def test_fitting_the_synthesis_costs_no_bits(rates):
     config, images = small_model(**NARROW, **rates), scenes(1)
     start = linear_start(config, images, 512.0, KEY)

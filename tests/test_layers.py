@@ -111,7 +111,6 @@ def test_gradients_of_a_convolution_equal_lax(shape, size, stride, padding):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the compiler for CPUs")
 def test_in_a_loop_gradients_are_convolutions_that_a_cpu_is_fast_at():
     """Any other order of axes is computed by a plain loop, 30 times slower."""
     x, kernel = normal(0, 2, 8, 8, 4), normal(1, 3, 3, 4, 4)

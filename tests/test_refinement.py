@@ -52,7 +52,7 @@ def begin(refiner, model, pixels, inside=INSIDE, rate=RATE):
     """A problem as the refiner takes it, and the integers it starts from."""
     counted = np.zeros((1, SIDE, SIDE, 1), np.float32)
     counted[:, : inside[0], : inside[1]] = 1
-    problem, search = refiner.begin(model.variables, pixels, counted, rate)
+    problem, search = refiner.begin(model.variables, pixels, counted, rate, np.float32(refiner.lmbdas))
     return Problem(*problem), search.y_hat
 
 
@@ -125,7 +125,8 @@ def test_a_part_that_goes_wrong_leaves_the_gain_of_the_rest(model):
         draw_scene(48, 256, 3)[..., :3],
         (48, 256),
     )
-    problem, search = refiner.begin(model.variables, pixels, np.ones((1, *shape, 1), np.float32), RATE)
+    whole, lmbdas = np.ones((1, *shape, 1), np.float32), np.float32(refiner.lmbdas)
+    problem, search = refiner.begin(model.variables, pixels, whole, RATE, lmbdas)
     y, _ = refiner.refine(model.variables, pixels, shape, RATE, 4)
     before = loss_of(refiner, model, problem, search.y_hat)
     assert loss_of(refiner, model, problem, y[None].astype(jnp.float32)) < before - 1  # bits
@@ -151,6 +152,17 @@ def test_efforts_and_rates_share_what_is_compiled(refiner, model, pixels):
     for effort, quality in ((2, 2.0), (5, 0.3)):
         refiner.refine(model.variables, pixels, (effort, 20), np.array([quality], np.float32), effort)
     assert (Refiner.begin._cache_size(), Refiner.move._cache_size()) == compiled
+
+
+def test_models_of_other_lambdas_share_what_is_compiled(model, pixels):
+    single = drawn_model(dataclasses.replace(SMALL, lmbdas=()))
+    found, compiled = [], set()
+    for lmbda in (64.0, 4096.0):
+        refiner = Refiner(single.config, (lmbda,))
+        found.append(refiner.refine(single.variables, pixels, INSIDE, RATE, 3)[0])
+        compiled.add((Refiner.begin._cache_size(), Refiner.move._cache_size()))
+    assert len(compiled) == 1
+    assert np.abs(found[0]).sum() < np.abs(found[1]).sum()  # at a low lambda bits count for more
 
 
 def test_the_lambda_of_a_single_rate_is_read_from_its_file():

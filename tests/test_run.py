@@ -310,20 +310,28 @@ def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
     jax.tree.map(rounded, half.variables["params"]["g_s"], means)
 
 
-def test_the_synthesis_is_fitted_to_what_one_device_has_at_once(folder, monkeypatch):
-    shapes = []
+def test_the_synthesis_is_fitted_in_the_memory_of_a_step(folder, monkeypatch):
+    found = []
 
-    def look(model, variables, batches, *_):
-        shapes.append(next(batches).shape)
+    def look(model, variables, batches, steps, key, seen, parts):
+        found.append((len(next(batches)), parts))
         return variables
 
     monkeypatch.setattr(run, "fit_synthesis", look)
     config = config_of(folder, synthesis_refit=2, batch_size=4 * jax.device_count(), accumulate=2)
     model = Recipe.from_config(config).model
-    run.finish(config, make_model(model, jax.device_get(init_variables(model, jax.random.key(0)))),
-               open_source(config, "train"))  # fmt: skip
-    assert shapes == [(2, 64, 64, 3)]
-    assert config.batch_size == 4 * jax.device_count()
+    plain = make_model(model, jax.device_get(init_variables(model, jax.random.key(0))))
+    run.finish(config, plain, open_source(config, "train"))
+    assert found == [(4 * jax.device_count(), 2 * jax.device_count())]
+
+
+def test_weights_are_float32_whatever_the_environment_says(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "train", lambda *_: not jax.config.jax_enable_x64)
+    jax.config.update("jax_enable_x64", True)
+    try:
+        assert run.main(config_of(folder), str(tmp_path)) == 0
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 def test_a_fit_that_is_not_finite_ends_the_run(folder, tmp_path, capsys, monkeypatch):

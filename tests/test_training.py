@@ -1,5 +1,6 @@
 """Training as pure functions: a step learns, compiles once, and is the same on two devices as on one."""
 
+import contextlib
 import functools
 
 import jax
@@ -377,3 +378,16 @@ def test_a_loss_that_is_not_finite_stops_with_its_steps(value):
 def test_a_configuration_out_of_its_rules_is_refused_before_anything_is_computed(fields, line):
     with pytest.raises(ValueError, match=line):
         Trainer(small_config(**fields))
+
+
+def test_the_first_state_is_made_on_the_host(monkeypatch):
+    entered = []
+
+    @contextlib.contextmanager
+    def on_host():
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr(training, "on_host", on_host)
+    Trainer(small_config()).init()
+    assert entered

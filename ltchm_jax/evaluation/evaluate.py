@@ -163,7 +163,7 @@ def _in_pool(jobs: Sequence[Job], lpips: LpipsFiles | None, workers: int) -> Ite
     # A fork would copy JAX's threads in whatever state they are.
     context = multiprocessing.get_context("spawn")
     waiting = (_sendable(job, lpips, workers) for job in jobs)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_accelerators) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=leave_accelerators) as pool:
         running: set[Future[Outcome]] = set()
         while True:
             running |= {
@@ -176,7 +176,7 @@ def _in_pool(jobs: Sequence[Job], lpips: LpipsFiles | None, workers: int) -> Ite
             yield from (future.result() for future in done)
 
 
-def _leave_accelerators() -> None:
+def leave_accelerators() -> None:
     """Conventional codecs need none, and each process would take a share of its memory."""
     jax.config.update("jax_platforms", "cpu")
 

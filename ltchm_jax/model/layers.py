@@ -82,11 +82,11 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return mix_channels(x[:, ::stride, ::stride], kernel[0, 0])
     if x.dtype == jnp.float64:
-        return _conv2d_as_matmul(pad_sides(x, padding), kernel, stride)
+        return _conv2d_as_matmul(zero_padded(x, padding), kernel, stride)
     return _convolve(x, kernel, stride, padding)
 
 
-def pad_sides(x: Array, padding: Padding) -> Array:
+def zero_padded(x: Array, padding: Padding) -> Array:
     """x [B, H, W, C] with zeros above, below, left and right."""
     return jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
@@ -105,7 +105,7 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     the gradient of a 3x3 kernel then takes 30 times as long.
     """
     # Padded by hand: on CPU the gradient of the kernel then takes a quarter less time, the rest the same.
-    return _correlate(pad_sides(x, padding), kernel, stride)
+    return _correlate(zero_padded(x, padding), kernel, stride)
 
 
 def _convolve_forward(
@@ -148,7 +148,7 @@ def _gradient_of_input(
 def _gradient_of_kernel(x: Array, size: int, gradient: Array, stride: int, padding: Padding) -> Array:
     """That of a kernel of this size: the padded x cross-correlated with the gradient, images as channels."""
     rows, columns = (stride * (n - 1) + size for n in gradient.shape[1:3])
-    seen = pad_sides(x, padding)[:, :rows, :columns]
+    seen = zero_padded(x, padding)[:, :rows, :columns]
     turned = _correlate(seen.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), apart=stride)
     return turned.transpose(1, 2, 0, 3)
 
@@ -234,17 +234,13 @@ def depthwise_conv2d(x: Array, kernel: Array) -> Array:
 def _sum_of_shifts(x: Array, kernel: Array) -> Array:
     """Written in lax: indexing as NumPy does takes twice as long to trace, which a command feels."""
     batch, height, width, channels = x.shape
-    size, padded = kernel.shape[1], _pad_sides(x, kernel.shape[1] // 2)
+    size, padded = kernel.shape[1], zero_padded(x, ((kernel.shape[1] // 2,) * 2,) * 2)
     taps = kernel.reshape(kernel.shape[0], -1, 1, 1, channels)  # [B or 1, k * k, 1, 1, C]
     products = []
     for n, (i, j) in enumerate(np.ndindex(size, size)):
         shifted = lax.slice(padded, (0, i, j, 0), (batch, i + height, j + width, channels))
         products.append(shifted * lax.index_in_dim(taps, n, 1, keepdims=False))
     return functools.reduce(jnp.add, products)
-
-
-def _pad_sides(x: Array, half: int) -> Array:
-    return jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
 
 
 def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -254,7 +250,7 @@ def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arr
 def _depthwise_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     count, size = kernel.shape[:2]
-    padded = _pad_sides(x, size // 2)
+    padded = zero_padded(x, ((size // 2,) * 2,) * 2)
 
     def tap(shift: Array) -> Array:
         return _sum_for(count, lax.dynamic_slice(padded, (0, *shift, 0), x.shape) * gradient)
