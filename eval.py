@@ -10,15 +10,17 @@ compared. A run that was stopped goes on where it was when it is started again w
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltchm_jax.baselines import BASELINES, DEFAULTS
 from ltchm_jax.cli import share_accelerators
 from ltchm_jax.errors import Parser, one_line
-from ltchm_jax.evaluation.evaluate import LpipsFiles
-from ltchm_jax.evaluation.run import Options, run
+
+if TYPE_CHECKING:
+    from ltchm_jax.evaluation.run import Options
 
 
-def parse(arguments: list[str]) -> Options:
+def parse(arguments: list[str]) -> "Options":
     """Options of a command line; ends the process with status 2 where it is wrong."""
     parser = Parser(prog="eval.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -39,6 +41,9 @@ def parse(arguments: list[str]) -> Options:
     add("--lpips-net", choices=("alex", "vgg"), default="alex", help="backbone of LPIPS")
     add("--lpips-weights", nargs="+", help="safetensors or npz files with backbone and linear layers")
     given = parser.parse_args(arguments)
+    from ltchm_jax.evaluation.evaluate import LpipsFiles
+    from ltchm_jax.evaluation.run import Options
+
     return Options(
         folders=tuple(given.folder),
         out=given.out,
@@ -57,9 +62,11 @@ def parse(arguments: list[str]) -> Options:
 
 def main(arguments: list[str]) -> int:
     """Runs an evaluation; returns the exit status."""
-    options = parse(arguments)
     share_accelerators()
     try:
+        options = parse(arguments)
+        from ltchm_jax.evaluation.run import run
+
         run(options)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # a worker that was killed is one
         print(f"eval.py: {one_line(error)}", file=sys.stderr)

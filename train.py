@@ -5,7 +5,6 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ltchm_jax import run
 from ltchm_jax.errors import one_line
 
 config_flags.DEFINE_config_file("config", "configs/ltchm.py", "What to train.", lock_config=True)
@@ -18,9 +17,11 @@ flags.DEFINE_string(
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Reads the flags; ends the process with status 2 and one line where one is wrong."""
+    """Reads the flags; ends the process with status 2 and one line where one is wrong, 130 for Ctrl-C."""
     try:
         return flags.FLAGS(arguments)
+    except KeyboardInterrupt:  # a configuration imports JAX, which takes a second
+        return sys.exit(130)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         print(
             f"train.py: A flag is unknown or has a wrong value: {what(error)}; see --help.", file=sys.stderr
@@ -41,8 +42,14 @@ def what(error: Exception) -> str:
 
 
 def main(_: list[str]) -> int:
+    """Trains; returns the exit status."""
     logging.set_verbosity(logging.FATAL)  # what others log of an error is said by ours, in one line
-    return run.main(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.distributed)
+    try:
+        from ltchm_jax import run  # takes seconds, in which Ctrl-C is no error
+
+        return run.main(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.distributed)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

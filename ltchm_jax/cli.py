@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,10 @@ MAX_BPP = 1 << 20  # more than the most bands have
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for an error, 130 for Ctrl-C."""
+    """Runs one command; returns the exit status.
+
+    0; 1 for a failed check; 2 for an error; 130 for Ctrl-C; 141 where nobody reads the output any more.
+    """
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  what is said there must not go elsewhere
     options = parser().parse_args(arguments)
     share_accelerators()
@@ -29,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who reads has enough, as `head` has: no error
+        forget_output()
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, MemoryError, ImportError) as error:
         return failed(one_line(error))
     except RuntimeError as error:

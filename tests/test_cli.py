@@ -304,6 +304,13 @@ def test_broken_standard_streams_end_in_one_line(folder, command, error):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", error)
 
 
+@pytest.mark.skipif(SHELL is None, reason="no bash here")
+def test_a_reader_that_has_enough_is_no_error(folder):
+    command = "(sleep 0.5; ltchm info $S) | true; exit ${PIPESTATUS[0]}"
+    done = in_a_shell(command, S=folder / "rgb.ltc")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(SHELL is None, reason="no bash here")
 @pytest.mark.parametrize("command", ["- 2>&- | cat >", "/dev/stdout | cat >", ">(cat >"])
