@@ -88,7 +88,7 @@ class Block:
       payload: what the range coder wrote.
       latents_crc: CRC-32 of the block's decoded integers.
       guards: `(flat position, side)` of the values that lay too close to a rounding boundary to be left to
-        the decoder's arithmetic; positions rise, sides are 0 or 1. Nearly always empty.
+        the decoder's arithmetic; positions rise, sides are 0 or 1. Few or none.
     """
 
     payload: bytes
@@ -195,7 +195,7 @@ class Container:
         _check_chunks(self.header, chunks)
         self._file, self._chunks = file, chunks
         self._guards = guard_lists.split(chunks.get(GUARDS, b""), self.grid.count)
-        self._alpha = alpha_plane.parse_entry(chunks.get(ALPHA, b""))
+        self._alpha = alpha_plane.parse_entry(chunks[ALPHA]) if ALPHA in chunks else (0, 0)
         self.size, self.head_size = cursor.size, cursor.position
         self._offsets = list(accumulate((entry[0] for entry in self._index), initial=start + self.head_size))
         self.payload_size = self._offsets[-1] - self._offsets[0]

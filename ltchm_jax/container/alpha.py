@@ -28,13 +28,11 @@ def entry(stored: bytes) -> bytes:
 
 
 def parse_entry(body: bytes) -> tuple[int, int]:
-    """Length and CRC-32 of the stored plane; zeros without one.
+    """Length and CRC-32 of the stored plane.
 
     Raises:
       BitstreamError: the chunk breaks a rule of the format.
     """
-    if not body:
-        return 0, 0
     cursor = Cursor(BytesIO(body), len(body))
     fields = cursor.varint("length of the alpha plane"), cursor.u32("checksum of the alpha plane")
     if cursor.remaining:

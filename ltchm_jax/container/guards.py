@@ -1,8 +1,7 @@
 """The guard lists of a stream: which values the encoder settled, so that the decoder need not.
 
 A value of the entropy model that lies within a hair of a rounding boundary could be rounded either way on
-another machine. The encoder lists its position and the side it took. There are nearly never any, and then
-there is no chunk.
+another machine. The encoder lists its position and the side it took. Without any there is no chunk.
 """
 
 from collections.abc import Sequence

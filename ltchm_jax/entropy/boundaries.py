@@ -2,16 +2,16 @@
 
 The encoder lists them with the side it took, and the decoder takes that side. Inside one step of the scan
 a value is known by its position in an array; in a stream by an index into the whole latent, in raster
-order. float64 leaves the list empty nearly always: it is what makes the agreement of the two sides a
-guarantee.
+order. There are few of them (about one in a block of 1024 x 1024 pixels), and they make the agreement of the
+two sides a guarantee.
 """
 
 import numpy as np
 
 from ltchm_jax.entropy.range_coder import GuardError
 
-# Far above float64 noise (about 1e-12 grid units), far below what would fill the list: of four million values
-# about one lies this close to a boundary by chance.
+# Far above float64 noise (about 1e-12 grid units), far below what would fill the list: about one of ten
+# million means or scales lies this close to a boundary by chance, and one of two million weights.
 DISTANCE = 2.0**-24
 RELATIVE_DISTANCE = 2.0**-37
 

@@ -28,7 +28,7 @@ class CodedLatents:
 
     Attributes:
       payload: what the range coder wrote.
-      guards: what `boundaries.entries` describes, for all of y, rising; nearly always empty.
+      guards: what `boundaries.entries` describes, for all of y, rising; few or none.
     """
 
     payload: bytes
