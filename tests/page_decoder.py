@@ -1,4 +1,4 @@
-"""A second decoder of payloads, written from docs/bitstream.md alone, symbol by symbol in Python's own integers.
+"""A second decoder of payloads, from docs/bitstream.md alone, symbol by symbol in Python's own integers.
 
 No code of the package is used: the model's real numbers are given.
 """
