@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ltchm_jax.baselines import BASELINES, DEFAULTS
 from ltchm_jax.cli import share_accelerators
 from ltchm_jax.errors import Parser, one_line
+from ltchm_jax.signals import interrupts
 
 if TYPE_CHECKING:
     from ltchm_jax.evaluation.run import Options
@@ -65,9 +66,12 @@ def main(arguments: list[str]) -> int:
     share_accelerators()
     try:
         options = parse(arguments)
+        from ltchm_jax.devices import check_platforms
         from ltchm_jax.evaluation.run import run
 
-        run(options)
+        check_platforms()
+        with interrupts():
+            run(options)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # a worker that was killed is one
         print(f"eval.py: {one_line(error)}", file=sys.stderr)
         return 2

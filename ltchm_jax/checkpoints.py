@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -18,6 +19,33 @@ from ltchm_jax.training import TrainState
 
 class CheckpointError(ValueError):
     """A checkpoint can't be written or read."""
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Iterator[None]:
+    """Makes the folder of a run and holds it, so that no other process trains there at the same time.
+
+    Raises:
+      CheckpointError: another process holds it, or it can't be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "ab")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise CheckpointError(
+            f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"A run needs a --workdir of its own, another process trains in {str(workdir)!r}: wait until "
+                "it ends, or choose another."
+            ) from None
+        except OSError:  # some network folders have no locks
+            pass
+        yield
 
 
 class RunCheckpoints:
@@ -63,12 +91,16 @@ class RunCheckpoints:
             )
         if self.latest_step() is not None and path.exists():
             old, new = fields_of(dict(json.loads(path.read_text()))), fields_of(json.loads(text))
-            known = STATEFUL & old.keys() & new.keys()  # a run may be older than a field
+            all_made = self.latest_step() == config.steps  # then nothing but a last fit can heed a change
+            fixed = lasting(new).keys() - LAST_FITS if all_made else STATEFUL
+            known = fixed & old.keys() & new.keys()  # a run may be older than a field
             changed = sorted(name for name in known if old[name] != new[name])
             if changed:
+                rule = "A run goes on only with the configuration it began with"
+                rule = "A run that has made its steps can't heed other settings" if all_made else rule
                 raise CheckpointError(
-                    f"A run goes on only with the configuration it began with; {', '.join(changed)} differ "
-                    f"from {str(path)!r}: restore them or choose another --workdir."
+                    f"{rule}; {', '.join(changed)} differ from {str(path)!r}: restore them or choose another "
+                    "--workdir."
                 )
         with atomic_write(path) as file:
             file.write(text.encode())
@@ -133,6 +165,15 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     return config | {f"data.{name}": v for name, v in data.items()} if isinstance(data, dict) else config
 
 
+def lasting(fields: dict[str, Any]) -> dict[str, Any]:
+    """Those of `fields_of` that the model of a run depends on: not where data were, nor what is logged."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in UNSEEN and (not name.startswith("data") or name in CROPS)
+    }
+
+
 def _loss(metrics: dict[str, float]) -> float:
     return float(metrics["loss"])
 
@@ -144,3 +185,10 @@ STATEFUL = frozenset(
         "ema", "clip_value", "clip_norm", "data.crops_per_image",
     }
 )  # fmt: skip
+CROPS = frozenset({"data.crop", "data.crops_per_image", "data.resized_crops", "data.flips"})
+UNSEEN = frozenset(
+    {"log_every", "checkpoints_to_keep", "real_bytes_every", "validate_every", "checkpoint_every"}
+)
+LAST_FITS = frozenset(
+    {"steps", "entropy_refit", "synthesis_refit", "synthesis_refit_share", "entropy_images", "entropy_crop"}
+)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltchm_jax.errors import Parser, one_line
+from ltchm_jax.signals import interrupts
 
 if TYPE_CHECKING:
     from ltchm_jax.codec import Codec
@@ -21,16 +22,18 @@ MAX_BPP = 1 << 20  # more than the most bands have
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
-    0; 1 for a failed check; 2 for an error; 130 for Ctrl-C; 141 where nobody reads the output any more.
+    0; 1 for a failed check; 2 for an error; 130 for Ctrl-C or a termination; 141 where nobody reads the
+    output any more.
     """
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  what is said there must not go elsewhere
     options = parser().parse_args(arguments)
     share_accelerators()
     try:
-        status = options.run(options) or 0
-        if sys.stdout:
-            sys.stdout.flush()
-        return status
+        with interrupts():
+            status = options.run(options) or 0
+            if sys.stdout:
+                sys.stdout.flush()
+            return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # who reads has enough, as `head` has: no error
@@ -162,7 +165,7 @@ def _add_reference_commands(commands: "argparse._SubParsersAction") -> None:
 
 def _size(text: str) -> tuple[int, int]:
     parts = text.split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"a size is HxW in pixels, got {text!r}")
     return int(parts[0]), int(parts[1])
 
@@ -203,7 +206,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _window(text: str) -> tuple[int, int, int, int]:
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"a window is X,Y,W,H in pixels, got {text!r}")
     left, top, width, height = map(int, parts)
     return top, left, height, width
@@ -213,8 +216,10 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
     """Pairs of input and output; several inputs, or one and a folder, keep their names in that folder.
 
     Raises:
-      ValueError: several inputs and no folder, or two of one name.
+      ValueError: several inputs and no folder, two of one name, or an empty name.
     """
+    if "" in (*inputs, output):
+        raise ValueError("A file needs a name, got an empty one: is a variable of the shell not set?")
     if not Path(output).is_dir():
         if len(inputs) > 1:
             raise ValueError(f"Several inputs need an existing folder to go to, got {output!r}.")
@@ -229,6 +234,9 @@ def open_codec(name: str | None, **options: int) -> "Codec":
     """The codec of a model file, or of a name that ships; compiled functions are kept for the next run."""
     keep_compiled_functions()
     from ltchm_jax.codec import Codec
+    from ltchm_jax.devices import check_platforms
+
+    check_platforms()
 
     return Codec.load(name, **options)
 
@@ -247,7 +255,8 @@ def keep_compiled_functions() -> None:
     import jax
 
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltchm-jax"
+        given = os.environ.get("XDG_CACHE_HOME", "")
+        folder = Path(given if os.path.isabs(given) else Path.home() / ".cache") / "ltchm-jax"
         drop_unfinished(folder)
     except (OSError, RuntimeError):  # a user without a home, or a folder that is not theirs
         return
@@ -275,9 +284,13 @@ def _progress(blocks: Iterable, total: int) -> Iterable:
 def run_compress(options: argparse.Namespace) -> None:
     """`ltchm compress`."""
     from ltchm_jax.imagery.files import atomic_write, check_folder
-    from ltchm_jax.imagery.images import read_image
+    from ltchm_jax.imagery.images import SUFFIXES, read_image
 
     pairs = targets(options.input, options.output, SUFFIX)
+    if Path(options.output).suffix.lower() in SUFFIXES and not Path(options.output).is_dir():
+        raise ValueError(
+            f"A stream ends in {SUFFIX}, not as a picture, got {options.output!r}: change the ending."
+        )
     chosen = {"effort": options.effort}
     if options.block_size is not None:
         chosen["block_size"] = options.block_size
@@ -289,10 +302,17 @@ def run_compress(options: argparse.Namespace) -> None:
         height, width = image.pixels.shape[:2]
         budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
         how: dict = {"metadata": options.metadata, "progress": _progress}
-        if budget is None:
-            data = codec.compress_image(image, options.quality, **how)
-        else:
-            data = codec.compress_within(image, int(budget), **how)
+        try:
+            if budget is None:
+                data = codec.compress_image(image, options.quality, **how)
+            else:
+                data = codec.compress_within(image, int(budget), **how)
+        except ValueError as error:
+            if options.target_bpp is None:
+                raise
+            raise ValueError(
+                f"--target-bpp {options.target_bpp:g} is {int(budget)} bytes here: {error}"
+            ) from None
         with atomic_write(target) as file:
             file.write(data)
         note = f"{source}: {width} x {height}, {len(data)} bytes, {8 * len(data) / (width * height):.3f} bpp"

@@ -23,6 +23,7 @@ from ltchm_jax.evaluation.strip import strip
 from ltchm_jax.imagery.files import atomic_write
 from ltchm_jax.imagery.images import Image, write_image
 from ltchm_jax.imagery.scenes import draw_scene
+from ltchm_jax.signals import interrupts
 
 SCENE = (512, 768, 11)  # rows, columns, seed: woods, fields, a river; houses and a road in the middle
 OTHERS = ("jpeg2000", "webp", "avif")
@@ -120,7 +121,7 @@ def _files(out: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the flags and runs; returns the exit status, 2 with one line of error."""
+    """Reads the flags and runs; returns the exit status, 2 with one line of error, 130 for Ctrl-C."""
     parser = Parser(prog="ltchm_jax.demo", description=__doc__.partition("\n")[0])
     parser.add_argument("image", nargs="?", type=Path, help="a picture, grey or RGB; default: a drawn scene")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the files")
@@ -133,8 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--effort", type=int, default=0, help="passes that refine what is sent; default: 0")
     given = parser.parse_args(arguments)
     try:
-        x = Picture("", given.image.name, given.image).pixels() if given.image else draw_scene(*SCENE)
-        run(open_codec(given.model, effort=given.effort), x, given.out, given.quality, given.effort)
+        with interrupts():
+            x = Picture("", given.image.name, given.image).pixels() if given.image else draw_scene(*SCENE)
+            run(open_codec(given.model, effort=given.effort), x, given.out, given.quality, given.effort)
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, OSError, ImportError) as error:
         print(f"ltchm_jax.demo: {one_line(error)}", file=sys.stderr)
         return 2

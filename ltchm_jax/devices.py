@@ -1,9 +1,23 @@
 """Where JAX computes what need not, or can't, be computed on an accelerator."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import jax
+
+from ltchm_jax.errors import first_line
+
+
+def check_platforms() -> None:
+    """Raises ValueError where JAX finds none of the devices that it is told to use."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"JAX must find a device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}, got: "
+            f"{first_line(error)}; unset it, or install JAX for that device."
+        ) from None
 
 
 def on_host() -> contextlib.AbstractContextManager:

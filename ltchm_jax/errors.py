@@ -7,7 +7,7 @@ from typing import NoReturn
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, its kind where it has none."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
+        return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

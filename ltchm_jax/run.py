@@ -1,5 +1,6 @@
 """A training run from first to last step: data in, checkpoints, metrics and the model out."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -13,7 +14,8 @@ import numpy as np
 import optax
 
 from ltchm_jax import data, metrics, processes
-from ltchm_jax.checkpoints import RunCheckpoints, fields_of
+from ltchm_jax.checkpoints import RunCheckpoints, claimed, fields_of, lasting
+from ltchm_jax.devices import check_platforms
 from ltchm_jax.errors import one_line
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import check_model, linear_start
@@ -160,11 +162,8 @@ def is_of(config: Any, path: Path) -> bool:
         made = fields_of(dict(json.loads(notes["training"])))
     except (KeyError, OSError, TypeError, ValueError):
         return False
-    asked_for = fields_of(json.loads(config.to_json_best_effort()))
-    crops = {"data.crop", "data.crops_per_image", "data.resized_crops", "data.flips"}
-    names = {name for name in asked_for if not name.startswith("data") or name in crops}
-    names -= {"log_every", "checkpoints_to_keep", *INTERVALS}
-    return notes.get("steps") == str(config.steps) and all(made.get(n) == asked_for[n] for n in names)
+    asked_for = lasting(fields_of(json.loads(config.to_json_best_effort())))
+    return notes.get("steps") == str(config.steps) and all(made.get(n) == v for n, v in asked_for.items())
 
 
 def finish(config: Any, model: Model, source: Tolerant) -> Model:
@@ -379,8 +378,11 @@ def main(config: Any, workdir: str, distributed: str = "") -> int:
     jax.config.update("jax_enable_x64", False)  # weights are float32, whatever the environment says
     try:
         processes.join(distributed)
+        check_platforms()
         with interrupts() as asked:  # not before: JAX listens for terminations where it joins processes
-            return 0 if train(config, Path(workdir), asked) else 130
+            check(config)
+            with claimed(Path(workdir)) if processes.is_first() else contextlib.nullcontext():
+                return 0 if train(config, Path(workdir), asked) else 130
     except (ValueError, OSError, MemoryError, RuntimeError) as error:  # XLA's own are RuntimeErrors
         print(f"train.py: {one_line(error)}", file=sys.stderr)
         return 2

@@ -432,3 +432,24 @@ def test_what_can_not_change_the_tables_of_the_paper_is_refused(capsys):
     said = refusal(capsys, "complexity", "--width", "192", "--size", "512x512")
     assert said == "ltchm: --width, --size can't change the paper's tables: add --preset paper or released.\n"
     assert "--hyper-attention can't" in refusal(capsys, "complexity", "--hyper-attention", "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a.png", "b.JPG"), "A stream ends in .ltc, not as a picture"),
+        (("a.png", ""), "A file needs a name"),
+        (("", "b.ltc"), "A file needs a name"),
+    ],
+)
+def test_a_stream_never_takes_the_place_of_a_picture(
+    arguments, message, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    before = (folder / "rgb.png").read_bytes()
+    for name in ("a.png", "b.JPG"):
+        Path(name).write_bytes(before)
+    assert cli.main(["compress", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"ltchm: {message}")
+    assert sorted(os.listdir()) == ["a.png", "b.JPG"]
+    assert Path("b.JPG").read_bytes() == before

@@ -1,5 +1,9 @@
 """Where things are computed on machines that this one is not."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -36,3 +40,11 @@ def test_a_host_that_jax_may_not_use_is_done_without(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", refuse)
     with devices.on_host():
         assert jnp.ones(2).sum() == 2
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_is_not_there_is_named(platform):
+    code = "from ltchm_jax.devices import check_platforms; check_platforms()"
+    environment = os.environ | {"JAX_PLATFORMS": platform}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert f"ValueError: JAX must find a device of JAX_PLATFORMS='{platform}'" in done.stderr

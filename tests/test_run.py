@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import signal
@@ -415,6 +416,37 @@ def test_a_signal_whose_interrupt_was_lost_ends_the_run_at_its_first_step(folder
         assert not run.train(config, tmp_path, asked)
     assert "ended at step 0 of 9" in capsys.readouterr().err
     assert run.main(config, str(tmp_path)) == 0
+
+
+def test_an_interrupt_outlives_the_garbage_collector():
+    """Python drops what is raised in one of its callbacks."""
+
+    def collected(phase: str, _: object) -> None:
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    def collect() -> None:
+        gc.callbacks.append(collected)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(collected)
+        time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt), interrupts() as asked:
+        collect()
+    assert set(asked) == {signal.SIGINT}
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts() as asked:
+            signal.raise_signal(signal.SIGINT)
+        assert asked == []
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_signals_have_their_handlers_back():

@@ -167,7 +167,7 @@ def test_sizes_in_signed_numbers_are_numbers():
 
 def test_what_gdal_finds_is_checked_again(monkeypatch):
     data = gdal_file(noise(5, 300, 300))
-    monkeypatch.setattr("ltchm_jax.imagery.images.check_tiff", lambda tags, max_pixels: None)
+    monkeypatch.setattr("ltchm_jax.imagery.images.check_tiff", lambda tags, masked, max_pixels: None)
     with pytest.raises(ImageError, match="up to 1000 pixels"):
         read_image(io.BytesIO(data), max_pixels=1000)
     data = bytearray(data)
@@ -176,3 +176,67 @@ def test_what_gdal_finds_is_checked_again(monkeypatch):
     struct.pack_into("<5H", data, offset, *[16] * 5)
     with pytest.raises(ImageError, match="8 bits, got uint16"):
         read_image(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("options", "stays"),
+    [({}, True), ({"nbits": 4}, False), ({"photometric": "miniswhite"}, False), ({"compress": "webp"}, True)],
+)
+def test_what_gdal_says_of_samples_goes_with_them(options, stays):
+    """A scale for samples of 4 bits is wrong for the same in 8."""
+    bands = 3 if "compress" in options else 1
+    with rasterio.MemoryFile() as memory:
+        shape = {"width": 30, "height": 20, "count": bands, "dtype": "uint8"}
+        with memory.open(driver="GTiff", **shape, **options) as file:
+            file.write(noise(bands, 20, 30) >> 4)
+            file.scales = (0.5,) * bands
+        image = read_image(io.BytesIO(memory.read()))
+    assert any(tag.number == tiff.GDAL_METADATA for tag in image.metadata.tiff) == stays
+
+
+def masked_file(pixels: np.ndarray, mask: np.ndarray, **options) -> bytes:
+    """A TIFF of uint8 [bands, H, W] with a mask bool [H, W] in a directory of its own."""
+    bands, height, width = pixels.shape
+    shape = {"width": width, "height": height, "count": bands, "dtype": "uint8"}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", **shape, **options) as file:
+            file.write(pixels)
+            file.write_mask(mask)
+        return memory.read()
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"compress": "webp"}, {"compress": "jpeg"}, {"bigtiff": "yes"}])
+def test_a_mask_becomes_alpha(bands, options):
+    if options == {"compress": "webp"} and bands == 1:
+        pytest.skip("WebP has no grey")
+    mask = noise(20, 30) > 99
+    data = masked_file(noise(bands, 20, 30), mask, **options)
+    image = read_image(io.BytesIO(data))
+    assert image.layout is (Layout.GREY_ALPHA if bands == 1 else Layout.RGBA)
+    np.testing.assert_array_equal(image.pixels[:, :, -1], 255 * mask)
+    np.testing.assert_array_equal(image.pixels[:, :, :-1], read_by_gdal(data))
+
+
+def test_alpha_goes_before_a_mask():
+    image = read_image(
+        io.BytesIO(masked_file(noise(4, 20, 30), noise(20, 30) > 99, photometric="rgb", alpha="yes"))
+    )
+    assert image.layout is Layout.RGBA
+    np.testing.assert_array_equal(image.pixels[:, :, 3], noise(4, 20, 30)[3])
+
+
+def test_bands_with_a_mask_are_refused():
+    data = masked_file(noise(5, 20, 30), noise(20, 30) > 99)
+    with pytest.raises(ImageError, match="bands can't have a mask"):
+        read_image(io.BytesIO(data))
+
+
+def test_directories_that_form_a_ring_end():
+    data = bytearray(gdal_file(noise(1, 20, 30)))
+    (start,) = struct.unpack_from("<L", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<L", data, start + 2 + 12 * count, start)
+    assert not tiff.has_mask(io.BytesIO(data))
+    struct.pack_into("<L", data, start + 2 + 12 * count, len(data))  # behind the end
+    assert not tiff.has_mask(io.BytesIO(data))

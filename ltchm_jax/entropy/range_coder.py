@@ -6,7 +6,9 @@ are serial, and the GPU is JAX's.
 
 import contextlib
 import functools
+import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -53,6 +55,8 @@ def _imported() -> tuple[Any, Any, Any]:
 
 def small_tensorflow() -> Any:
     """TensorFlow with one thread and no GPU; where it has started before, its owner's settings stand."""
+    if sys.flags.optimize > 1:
+        raise ImportError("TensorFlow needs docstrings, which -OO and PYTHONOPTIMIZE=2 take away")
     with _quiet():
         import tensorflow as tf
     for configure in (
@@ -67,7 +71,8 @@ def small_tensorflow() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TensorFlow's start-up messages, about GPUs it is not to use, off the terminal."""
+    """Keeps what TensorFlow says at its start, about GPUs and Matplotlib's folders, off the terminal."""
+    logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     before = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:

@@ -72,6 +72,6 @@ def _write_and_rename(target: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, target)
     except BaseException as error:  # an interrupt, too, must leave nothing behind
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(temporary):
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(target)  # the name that the caller knows
         raise

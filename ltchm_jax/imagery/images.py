@@ -9,10 +9,11 @@ Rules, so that nothing about a picture is guessed:
   georeferenced TIFF, whose coordinates belong to the stored rows and columns. An EXIF block that can't be
   read is dropped, and turns nothing.
 - Alpha is straight. A TIFF whose extra samples are not alpha is a picture of bands. It is read with rasterio,
-  as are sparse files, in which tiles are absent, planes that Pillow misreads, WebP and LERC.
+  as are sparse files, in which tiles are absent, planes that Pillow misreads, WebP and LERC. The mask of a
+  TIFF without alpha becomes its alpha.
 - PNG keeps text (of one key, the last), ICC profile and EXIF; TIFF keeps the ICC profile and TIFF tags,
   georeferencing among them. GDAL's nodata follows grey samples that were scaled or inverted to 8 bits, and is
-  dropped where samples became other colours.
+  dropped where samples became other colours; what else GDAL says of samples (scale, names), in both cases.
 """
 
 import logging
@@ -38,6 +39,7 @@ from ltchm_jax.imagery.tiff_pictures import (
     is_bands,
     is_beyond_pillow,
     read_bands,
+    read_mask,
 )
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
@@ -184,20 +186,22 @@ def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
 
 
 def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
-    tags = tiff.read_tags(file)
-    file.seek(0)
-    check_tiff(tags, max_pixels)
+    tags, masked = tiff.read_tags(file), tiff.has_mask(file)
+    check_tiff(tags, masked, max_pixels)
     carried, icc = carried_tags(tags), tags[tiff.ICC].data if tiff.ICC in tags else b""
     if is_bands(tags):
         return Image(read_bands(file, max_pixels), Layout.BANDS, Metadata(icc=icc, tiff=carried))
     if is_beyond_pillow(tags):
         pixels = as_colours(read_bands(file, max_pixels), tags)
-        return Image(pixels, LAYOUTS[pixels.shape[2]], Metadata(icc=icc, tiff=carried))
-    with pillow.open(file, formats=FORMATS) as opened:
-        check_size(*opened.size, 4, max_pixels)
-        opened.info.pop("xmp", None)  # in which Pillow looks for an orientation; a TIFF has a tag for it
-        pixels, layout = _pixels(opened)
-        return Image(pixels, layout, Metadata(icc=_icc(opened), tiff=carried))
+    else:
+        file.seek(0)
+        with pillow.open(file, formats=FORMATS) as opened:
+            check_size(*opened.size, 4, max_pixels)
+            opened.info.pop("xmp", None)  # in which Pillow looks for an orientation; a TIFF has a tag for it
+            (pixels, _), icc = _pixels(opened), _icc(opened)
+    if masked and not LAYOUTS[pixels.shape[2]].has_alpha:
+        pixels = np.concatenate([pixels, read_mask(file, max_pixels)], axis=2)
+    return Image(pixels, LAYOUTS[pixels.shape[2]], Metadata(icc=icc, tiff=carried))
 
 
 def _scale_transparent_grey(opened: pillow.Image) -> None:

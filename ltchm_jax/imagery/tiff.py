@@ -6,9 +6,9 @@ Reference: TIFF 6.0 (1992), sections 2, 14 (predictor) and 18 (extra samples); G
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import SEEK_END
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -21,22 +21,16 @@ KINDS = {1: (1, 1), 2: (1, 1), 3: (2, 1), 4: (4, 1), 5: (4, 2), 6: (1, 1), 7: (1
 KINDS |= {10: (4, 2), 11: (4, 1), 12: (8, 1), 13: (4, 1), 16: (8, 1), 17: (8, 1), 18: (8, 1)}
 
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, SAMPLE_FORMAT, ICC = 258, 262, 274, 277, 338, 339, 34675
-COMPRESSION, STRIP_SIZES, TILE_SIZES, PLANES, NODATA = 259, 279, 325, 284, 42113
+COMPRESSION, STRIP_SIZES, TILE_SIZES, PLANES, SUBFILE = 259, 279, 325, 284, 254
+GDAL_METADATA, NODATA = 42112, 42113
 GEOREFERENCE = frozenset({33550, 33920, 33922, 34264, 34735, 34736, 34737, 50844})
-CARRIED = GEOREFERENCE | {
-    270,
-    282,
-    283,
-    296,
-    306,
-    315,
-    33432,
-    42112,
-    NODATA,
-}  # and description, resolution, GDAL's
+# And description, resolution, date, artist, copyright, GDAL's.
+CARRIED = GEOREFERENCE | {270, 282, 283, 296, 306, 315, 33432, GDAL_METADATA, NODATA}
 # And width, height. The reader fetches no others.
 READ = CARRIED | {256, 257, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, SAMPLE_FORMAT, ICC}
 READ |= {COMPRESSION, STRIP_SIZES, TILE_SIZES, PLANES}
+MAX_DIRECTORIES = 256  # that are looked through for a mask
+MASK = 4  # the subfile type of a mask of the picture itself
 INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 16: "Q"}  # field type -> its code in `struct`
 # Entries that speak of rows and columns -> the shape of their values. 33920 is GeoTIFF 0.2's 34264.
 TIEPOINTS, MATRIX, RPC = (-1, 6), (4, 4), (1, 92)
@@ -56,6 +50,23 @@ def read_tags(file: BinaryIO) -> dict[int, TiffTag]:
     Raises:
       ValueError: the file has no directory, or its entries have more than `MAX_DATA` bytes together.
     """
+    return next(_directories(file, READ), {})
+
+
+def has_mask(file: BinaryIO) -> bool:
+    """Whether the file says in a directory of its own which pixels are valid; errors as above."""
+    later = islice(_directories(file, {SUBFILE}), 1, MAX_DIRECTORIES)
+    try:
+        return any(numbers(tags, SUBFILE, (0,)) == (MASK,) for tags in later)
+    except ValueError:  # what is damaged behind the first directory is nobody's concern
+        return False
+
+
+def _directories(file: BinaryIO, wanted: Collection[int]) -> Iterator[dict[int, TiffTag]]:
+    """Of each directory in turn the entries that are wanted; they have `MAX_DATA` bytes together.
+
+    Directories may form a ring.
+    """
     size = file.seek(0, SEEK_END)
     order = {b"II": "<", b"MM": ">"}.get(_at(file, 0, 2))
     if order is None:
@@ -63,10 +74,14 @@ def read_tags(file: BinaryIO) -> dict[int, TiffTag]:
     big = _number(file, 2, 2, order) == 43
     width, entry = (8, 20) if big else (4, 12)
     start = _number(file, 8 if big else 4, width, order)
-    count = _number(file, start, 8 if big else 2, order)
-    table = _at(file, start + (8 if big else 2), min(count * entry, size, MAX_DATA))
-    rows = struct.iter_unpack(f"{order}HH{'Q8s' if big else 'L4s'}", table[: len(table) // entry * entry])
-    return _within_budget(_entry(file, size, order, *row) for row in rows if row[0] in READ)
+    left = MAX_DATA
+    while start and left > 0:
+        count, first = _number(file, start, 8 if big else 2, order), start + (8 if big else 2)
+        table = _at(file, first, min(count * entry, size, left))
+        left -= len(table)
+        rows = struct.iter_unpack(f"{order}HH{'Q8s' if big else 'L4s'}", table[: len(table) // entry * entry])
+        yield _within_budget(_entry(file, size, order, *row) for row in rows if row[0] in wanted)
+        start = _number(file, first + count * entry, width, order)
 
 
 def numbers(tags: Mapping[int, TiffTag], number: int, default: tuple[int, ...]) -> tuple[int, ...]:

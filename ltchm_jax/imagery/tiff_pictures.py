@@ -3,8 +3,10 @@
 The rules are those of `images`.
 """
 
+import contextlib
 import logging
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,16 +17,16 @@ from ltchm_jax.imagery.reading import ImageError, check_size
 LERC, WEBP, JPEG = 34887, 50001, 7  # compressions
 
 
-def check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
-    """Raises ImageError for a TIFF that is too large, or not taken by the rules."""
+def check_tiff(tags: dict[int, TiffTag], masked: bool, max_pixels: int) -> None:
+    """Raises ImageError for a TIFF, with a mask or without, that is too large or not taken by the rules."""
     (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
     (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
     check_size(width, height, samples, max_pixels)
-    bits, forms = tiff.numbers(tags, tiff.BITS, (1,)), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
-    if max(bits) > 8 or set(forms) != {1}:
+    bits, forms = _bits(tags), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
+    if bits > 8 or set(forms) != {1}:
         kind = {2: "signed", 3: "float"}.get(max(forms), "unsigned")
         raise ImageError(
-            f"samples must be unsigned, 8 bits, got {kind}, {max(bits)} bits: scale the picture first"
+            f"samples must be unsigned, 8 bits, got {kind}, {bits} bits: scale the picture first"
         )
     by_rasterio = is_bands(tags) or is_beyond_pillow(tags)
     if by_rasterio and not (is_bands(tags) or _has_plain_colours(tags)):
@@ -32,28 +34,37 @@ def check_tiff(tags: dict[int, TiffTag], max_pixels: int) -> None:
             "a TIFF that is sparse, of planes, WebP or LERC must be grey or RGB, its alpha straight: convert "
             "it with gdal_translate first"
         )
-    fixed = tiff.GEOREFERENCE & tags.keys() or by_rasterio
+    if masked and is_bands(tags):
+        raise ImageError("a TIFF of bands can't have a mask: make it a band with gdal_translate -b mask")
+    fixed = tiff.GEOREFERENCE & tags.keys() or by_rasterio or masked
     turned = tiff.numbers(tags, tiff.ORIENTATION, (1,))
     if fixed and turned != (1,):
         raise ImageError(
-            "a TIFF that is georeferenced, sparse, of planes or bands must have orientation 1, got "
+            "a TIFF that is georeferenced, masked, sparse, of planes or bands must have orientation 1, got "
             f"{turned[0]}: warp it with gdalwarp first"
         )
 
 
 def carried_tags(tags: dict[int, TiffTag]) -> tuple[TiffTag, ...]:
     """The entries that go along with the pixels, by number."""
-    carried = (tags[number] for number in sorted(tiff.CARRIED & tags.keys()))
+    numbers = tiff.CARRIED & tags.keys() - (set() if _is_as_stored(tags) else {tiff.GDAL_METADATA})
+    carried = (tags[number] for number in sorted(numbers))
     converted = (_nodata(tags) if tag.number == tiff.NODATA else tag for tag in carried)
     return tuple(tag for tag in converted if tag)
+
+
+def _is_as_stored(tags: dict[int, TiffTag]) -> bool:
+    """Whether samples are read as they are, so that what is said of their values stays true."""
+    colours = _first(tags, tiff.PHOTOMETRIC) in (1, 2) or _becomes_rgb(tags)
+    return is_bands(tags) or (_bits(tags) == 8 and colours)
 
 
 def _nodata(tags: dict[int, TiffTag]) -> TiffTag | None:
     """GDAL's nodata of the samples as they are read; None where no sample stands for it."""
     tag, photometric = tags[tiff.NODATA], _first(tags, tiff.PHOTOMETRIC)
-    top = 2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1
-    if is_bands(tags) or (top == 255 and (photometric in (1, 2) or _becomes_rgb(tags))):
+    if _is_as_stored(tags):
         return tag
+    top = 2 ** _bits(tags) - 1
     text = tag.data.rstrip(b"\0 ")
     if photometric > 1 or not (text.isdigit() and len(text) < 4 and int(text) <= top):
         return None
@@ -96,9 +107,13 @@ def _first(tags: dict[int, TiffTag], number: int) -> int:
     return tiff.numbers(tags, number, (1,))[0]
 
 
+def _bits(tags: dict[int, TiffTag]) -> int:
+    return max(tiff.numbers(tags, tiff.BITS, (1,)))
+
+
 def as_colours(pixels: np.ndarray, tags: dict[int, TiffTag]) -> np.ndarray:
     """Samples as rasterio reads them, uint8 [H, W, bands], in 8 bits, and grey so that white is 255."""
-    pixels = pixels * np.uint8(255 // (2 ** max(tiff.numbers(tags, tiff.BITS, (1,))) - 1))
+    pixels = pixels * np.uint8(255 // (2 ** _bits(tags) - 1))
     if _first(tags, tiff.PHOTOMETRIC) == 0:
         pixels[:, :, 0] = 255 - pixels[:, :, 0]
     return pixels
@@ -106,15 +121,31 @@ def as_colours(pixels: np.ndarray, tags: dict[int, TiffTag]) -> np.ndarray:
 
 def read_bands(file: BinaryIO, max_pixels: int) -> np.ndarray:
     """All bands of a TIFF, uint8 `[H, W, bands]`."""
-    try:
-        from rasterio.io import MemoryFile
-    except ImportError:
-        raise ImageError(
-            "a TIFF of bands, sparse, WebP or LERC needs rasterio, it is not installed: pip install rasterio"
-        ) from None
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
-    with MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
+    with _opened(file) as dataset:
         check_size(dataset.width, dataset.height, dataset.count, max_pixels)  # entries may be read otherwise
         if set(dataset.dtypes) != {"uint8"}:
             raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")
         return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, 2))
+
+
+def read_mask(file: BinaryIO, max_pixels: int) -> np.ndarray:
+    """Which pixels of a TIFF are valid, by its own mask: uint8 `[H, W, 1]`, 255 or 0."""
+    with _opened(file) as dataset:
+        check_size(dataset.width, dataset.height, dataset.count, max_pixels)
+        return dataset.dataset_mask()[:, :, None]
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[Any]:
+    """The file as a data set of rasterio."""
+    try:
+        from rasterio.io import MemoryFile
+    except ImportError:
+        raise ImageError(
+            "a TIFF of bands, masked, sparse, WebP or LERC needs rasterio, it is not installed: "
+            "pip install rasterio"
+        ) from None
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    file.seek(0)
+    with MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
+        yield dataset
