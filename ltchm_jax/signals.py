@@ -2,13 +2,11 @@
 
 import _thread
 import contextlib
-import gc
 import os
 import signal
+import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -19,18 +17,16 @@ MOMENT = 0.02  # seconds
 def interrupts() -> Iterator[list[int]]:
     """Within it Ctrl-C and a termination are KeyboardInterrupt; the list that it gives holds them.
 
-    What is raised while Python collects garbage is lost, so there it is put off for a moment.
+    Where Python can't raise it, as in a callback of the garbage collector, of which JAX has one, it is raised
+    a moment later.
     """
     asked: list[int] = []
 
-    def interrupt(number: Any, frame: FrameType | None) -> None:
+    def interrupt(number: Any, frame: Any) -> None:
         asked.append(number)
-        if _collects_garbage(frame):
-            threading.Timer(MOMENT, _thread.interrupt_main, (number,)).start()
-        else:
-            signal.default_int_handler(number, frame)
+        signal.default_int_handler(number, frame)
 
-    with _handled(interrupt):
+    with _handled(interrupt), _nothing_lost(asked):
         yield asked
 
 
@@ -50,10 +46,22 @@ def stop_on_signals(asked: list[int]) -> Iterator[None]:
         yield
 
 
-def _collects_garbage(frame: FrameType | None) -> bool:
-    """Whether Python is in a callback of its garbage collector, of which JAX has one."""
-    callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
-    return any(caller.f_code in callbacks for caller, _ in traceback.walk_stack(frame))
+@contextlib.contextmanager
+def _nothing_lost(asked: list[int]) -> Iterator[None]:
+    """Within it the last signal of the list comes again where Python had to drop its KeyboardInterrupt."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if asked and issubclass(lost.exc_type, KeyboardInterrupt):
+            threading.Timer(MOMENT, _thread.interrupt_main, (asked[-1],)).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager
