@@ -271,7 +271,7 @@ class Codec:
             if quality not in (None, 0):
                 raise ValueError(f"Model {self.name} has a single rate and takes no quality, got {quality}.")
             return 0
-        value = top / 2 if quality is None else quality
+        value = top / 2 if quality is None else float(quality)
         if not (math.isfinite(value) and 0 <= value <= top):
             raise ValueError(f"`quality` must be 0 to {top} for model {self.name}, got {quality}.")
         return round(value * QUALITY_STEPS)

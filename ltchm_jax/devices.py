@@ -16,8 +16,8 @@ def check_platforms() -> None:
     except (RuntimeError, AssertionError) as error:  # of which the second says nothing
         why = f" ({first_line(error)})" if str(error) else ""
         raise ValueError(
-            f"JAX must find a device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}, got none{why}: "
-            "unset it, or install JAX for that device."
+            f"JAX must find a device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}, got none{why}:"
+            " unset it, or install JAX for that device."
         ) from None
 
 

@@ -58,20 +58,25 @@ def rate_distortion(
       lmbda: [B]. For MSE: divided by 65025 it is the lambda of implementations whose pixels run over 0..255.
       mixture: 'gaussian' or 'laplace'.
       distortion: 'mse' or 'ms_ssim'.
+
+    Raises:
+      ValueError: another distortion, or sides too small for it.
     """
+    check_distortion(distortion, min(x.shape[1:3]))
     bpp_y, bpp_z = bits_per_pixel(output, x.shape[1] * x.shape[2], mixture)
     mse = jnp.mean(jnp.square(output.x_hat - x), (1, 2, 3))
     chosen = mse if distortion == "mse" else 1 - ms_ssim(x, output.x_hat)
     return Losses(bpp_y + bpp_z + lmbda * chosen, bpp_y, bpp_z, mse, chosen)
 
 
-def check_distortion(distortion: str, crop: int) -> None:
-    """Raises ValueError for an unknown distortion, or crops in which five scales of MS-SSIM don't fit."""
+def check_distortion(distortion: str, side: int) -> None:
+    """Raises ValueError for an unknown distortion, or images in which five scales of MS-SSIM don't fit."""
     if distortion not in DISTORTIONS:
         raise ValueError(f"`distortion` must be one of {', '.join(DISTORTIONS)}, got {distortion!r}.")
-    if distortion == "ms_ssim" and crop < SMALLEST_SIDE:
+    if distortion == "ms_ssim" and side < SMALLEST_SIDE:
         raise ValueError(
-            f"`data.crop` must be {SMALLEST_SIDE} or more for MS-SSIM (its five scales need it), got {crop}."
+            f"Crops (`data.crop`) must be {SMALLEST_SIDE} or more for MS-SSIM (its five scales need it), got "
+            f"{side}."
         )
 
 

@@ -143,7 +143,11 @@ def draw_rates(recipe: Recipe, keys: jax.Array) -> tuple[jax.Array | None, jax.A
 
 
 def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 -> float32 in 0..1."""
+    """uint8 -> float32 in 0..1. ValueError for any other type."""
+    if images.dtype != jnp.uint8:
+        raise ValueError(
+            f"Images to train on must be uint8, got {images.dtype}: they are divided by 255 here."
+        )
     return images.astype(jnp.float32) / 255
 
 

@@ -165,3 +165,11 @@ def test_the_loss_may_weigh_ms_ssim():
     np.testing.assert_allclose(got.distortion, 1 - ms_ssim_and_gradient()(x, x_hat)[0][None], rtol=1e-4)
     np.testing.assert_allclose(got.loss, got.bpp_y + got.bpp_z + 8 * got.distortion, rtol=1e-5)
     np.testing.assert_allclose(got.mse, np.mean(np.square(x_hat - x), (1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "message"), [("MSE", 16, "one of mse"), ("ms_ssim", 160, "161 or more")]
+)
+def test_distortions_are_checked(name, side, message):
+    with pytest.raises(ValueError, match=message):
+        rate_distortion(None, np.zeros((1, side, 200, 3), np.float32), np.ones(1), distortion=name)

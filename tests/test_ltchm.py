@@ -228,3 +228,19 @@ def test_both_presets_compute_finite_numbers(name):
     out = run(config, photo(0, 1, 64, 130, 3))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
     assert out.x_hat.shape == (1, 64, 130, 3)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 64, 64, 3), np.uint8),
+        np.zeros((64, 64, 3)),
+        np.zeros((1, 3, 64, 64)),
+        np.zeros((1, 64, 64, 4)),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(images):
+    """Integers would turn all weights into integers, mostly zero."""
+    config = ModelConfig(width=32, attention="none", hyper_attention="none")
+    with pytest.raises(ValueError, match=r"must be floats in 0\.\.1, \[B, H, W, 3\]"):
+        jax.eval_shape(LTCHM(config).apply, abstract_variables(config), images)

@@ -43,7 +43,18 @@ class Output(NamedTuple):
 def pad_sides(x: Array, multiple: int) -> Array:
     """Repeats the last row and column of x [B, H, W, D] until both sides are multiples."""
     bottom, right = (-n % multiple for n in x.shape[1:3])
+    if not bottom and not right:  # a pad by nothing is refused where sides lie on several devices
+        return x
     return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+
+
+def check_images(x: Array, bands: int) -> None:
+    """Raises ValueError unless x is a batch of images [B, H, W, bands] of floats."""
+    if x.ndim != 4 or x.shape[-1] != bands or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"Images must be floats in 0..1, [B, H, W, {bands}], got {x.dtype} {list(x.shape)}: "
+            "divide integers by 255."
+        )
 
 
 def _at_least_float32(arrays: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -95,7 +106,11 @@ class LTCHM(nn.Module):
           train: batch statistics of this batch rather than the running ones.
           rounding: who gets y rounded all the same, as in a decoder, while the gradient passes as if it were
             not: 'noise', nobody; 'straight', the synthesis (Minnen & Singh 2020); 'hard', everybody.
+
+        Raises:
+          ValueError: x is no such batch of images.
         """
+        check_images(x, self.config.bands)
         height, width = x.shape[1:3]
         # Rates and likelihoods are never computed in less than float32, whatever the transforms run in.
         y, z = _at_least_float32(self.analyse(pad_sides(x, Y_STRIDE), quality, train))
@@ -109,6 +124,7 @@ class LTCHM(nn.Module):
 
     def analyse(self, x: Array, quality: Array | None = None, train: bool = False) -> tuple[Array, Array]:
         """x [B, H, W, bands], sides multiples of 16 -> y [B, H/16, W/16, M] and z, see `hyper_analyse`."""
+        check_images(x, self.config.bands)
         y = self.g_a(x, train)
         if self.config.lmbdas:
             y = y * self.gain_y(quality, False, y.dtype)

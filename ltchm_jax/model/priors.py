@@ -121,7 +121,8 @@ class FactorisedPrior(nn.Module):
 class GainUnit(nn.Module):
     """Channel gains of a variable-rate model (Cui et al. 2021): gain and inverse at a real-valued quality.
 
-    Quality q in 0..L-1 interpolates exponentially between the gains of its two neighbours among L rates.
+    Quality q in 0..L-1 interpolates exponentially between the gains of its two neighbours among L rates; one
+    beyond them counts as the nearest.
     `start` [L] holds the logarithms that all channels start from.
     """
 
@@ -140,5 +141,6 @@ class GainUnit(nn.Module):
             raise ValueError("A variable-rate model needs `quality` [B], got None: say which rate.")
         table = (self.log_inverse if inverse else self.log_gain).astype(dtype)
         levels = jnp.arange(len(self.start), dtype=dtype)
-        hat = jnp.maximum(0, 1 - jnp.abs(quality.astype(dtype)[:, None] - levels[None]))  # [B, L], sums to 1
+        quality = jnp.clip(quality.astype(dtype), 0, len(self.start) - 1)
+        hat = jnp.maximum(0, 1 - jnp.abs(quality[:, None] - levels[None]))  # [B, L], sums to 1
         return jnp.exp(jnp.matmul(hat, table, precision="highest"))[:, None, None, :]
