@@ -72,7 +72,13 @@ def main(arguments: list[str]) -> int:
         check_platforms()
         with interrupts():
             run(options)
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # a worker that was killed is one
+    except (
+        ValueError,
+        OSError,
+        MemoryError,
+        ImportError,
+        RuntimeError,
+    ) as error:  # a killed worker is the last
         print(f"eval.py: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # rows that were measured are kept

@@ -1,11 +1,17 @@
 """LTCHM in JAX: a remote-sensing image codec with real bitstreams.
 
-`ltchm_jax.Codec` codes pictures; `ltchm_jax.LTCHM` is the model, as pure functions. Neither is loaded before
-it is asked for, so that the command line answers at once.
+`ltchm_jax.Codec` codes pictures; `ltchm_jax.LTCHM` is the model, a Flax module. Neither is loaded before it
+is asked for, so that the command line answers at once.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltchm_jax.codec import Codec as Codec
+    from ltchm_jax.model import LTCHM as LTCHM
+    from ltchm_jax.model import PRESETS as PRESETS
+    from ltchm_jax.model import ModelConfig as ModelConfig
 
 __version__ = "0.1.0"
 
@@ -17,3 +23,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ltchm_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(f"ltchm_jax.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

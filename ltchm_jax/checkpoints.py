@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -19,33 +18,6 @@ from ltchm_jax.training import TrainState
 
 class CheckpointError(ValueError):
     """A checkpoint can't be written or read."""
-
-
-@contextlib.contextmanager
-def claimed(workdir: Path) -> Iterator[None]:
-    """Makes the folder of a run and holds it, so that no other process trains there at the same time.
-
-    Raises:
-      CheckpointError: another process holds it, or it can't be written to.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "ab")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise CheckpointError(
-            f"--workdir must be a folder to write to, got {str(workdir)!r}: {error}."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"A run needs a --workdir of its own, another process trains in {str(workdir)!r}: wait until "
-                "it ends, or choose another."
-            ) from None
-        except OSError:  # some network folders have no locks
-            pass
-        yield
 
 
 class RunCheckpoints:
@@ -90,7 +62,7 @@ class RunCheckpoints:
                 f"{config.steps}: raise it, or choose another --workdir."
             )
         if self.latest_step() is not None and path.exists():
-            old, new = fields_of(dict(json.loads(path.read_text()))), fields_of(json.loads(text))
+            old, new = fields_of(_read_config(path)), fields_of(json.loads(text))
             all_made = self.latest_step() == config.steps  # then nothing but a last fit can heed a change
             fixed = lasting(new).keys() - LAST_FITS if all_made else STATEFUL
             known = fixed & old.keys() & new.keys()  # a run may be older than a field
@@ -157,6 +129,16 @@ class RunCheckpoints:
                 f"A checkpoint could not be written to {str(self._manager.directory)!r}: {reason}; those "
                 "before it are whole."
             ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} must be the configuration that a run wrote, it can't be read ({error}): restore "
+            "it or choose another --workdir."
+        ) from None
 
 
 def fields_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's way to say that memory ran out
             raise
-        return failed(f"out of memory, take a smaller --block-size: {one_line(error)}")
+        hint = ", take a smaller --block-size" if hasattr(options, "block_size") else ""
+        return failed(f"out of memory{hint}: {one_line(error)}")
 
 
 def share_accelerators() -> None:
@@ -77,7 +78,11 @@ def parser() -> argparse.ArgumentParser:
     compress.add_argument("input", nargs="+", help="PNG, JPEG, TIFF, WebP or BMP; - for standard input")
     compress.add_argument("output", help="a stream; a folder for several inputs; - for standard output")
     rate = compress.add_mutually_exclusive_group()
-    rate.add_argument("--quality", type=float, help="0 (fewest bytes) to 5, any value between; default 2.5")
+    rate.add_argument(
+        "--quality",
+        type=float,
+        help="0 (fewest bytes) to the model's highest, 5 for the one that ships; default: the middle",
+    )
     rate.add_argument("--max-bytes", type=int, metavar="N", help="the best quality within N bytes a picture")
     rate.add_argument(
         "--target-bpp",
@@ -108,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     decompress = commands.add_parser("decompress", help="streams to picture files")
     decompress.add_argument("input", nargs="+", help="a stream; - for standard input")
     decompress.add_argument(
-        "output", help="a .png or .tif file; a folder for several inputs; - for PNG on output"
+        "output", help="a .png or .tif file; a folder (.tif for bands and TIFF tags); - for PNG on output"
     )
     decompress.add_argument("--window", type=_window, metavar="X,Y,W,H", help="decode this part only")
     _add_max_pixels(decompress)
@@ -324,14 +329,17 @@ def run_decompress(options: argparse.Namespace) -> None:
     from ltchm_jax.bitstream import read
     from ltchm_jax.container.grid import Rect
     from ltchm_jax.imagery.files import open_input
-    from ltchm_jax.imagery.images import check_writable, write_image
+    from ltchm_jax.imagery.images import check_writable, ending_for, write_image
 
     limit, codec = _pixel_limit(options), None
-    for source, target in targets(options.input, options.output, ".png"):
-        suffix = ".png" if target == "-" else None
-        check_writable(target, suffix)
+    to_folder = Path(options.output).is_dir()
+    for source, name in targets(options.input, options.output, ""):
         with open_input(source) as file:
-            stored = read(file, max_pixels=limit).metadata  # refused before the model is loaded
+            container = read(file, max_pixels=limit)
+            layout, stored = container.header.layout, container.metadata  # refused before the model is loaded
+            target = name + ending_for(layout, stored) if to_folder else name
+            suffix = ".png" if target == "-" else None
+            check_writable(target, layout, suffix)
             file.seek(0)
             codec = codec or open_codec(options.model)
             window = options.window and Rect(*options.window)

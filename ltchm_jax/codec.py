@@ -121,7 +121,11 @@ class Codec:
         metadata: bool = False,
         progress: Progress = _silent,
     ) -> bytes:
-        """The same for a picture with a layout; `metadata` keeps what else its file held."""
+        """A picture whose layout is known as a stream; `metadata` keeps what else its file held.
+
+        Raises:
+          ValueError: as `compress`.
+        """
         header, colour = self._header(image, self.quality_steps(quality)), self.colour(image)
         count = header.grid.count
         cuts = (colour[header.grid.rect(i).slices] for i in range(count))
@@ -182,13 +186,18 @@ class Codec:
         self, source: bytes | BinaryIO, window: Rect | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS, progress: Progress = _silent,
     ) -> Image:  # fmt: skip
-        """The same with its layout and metadata; reads only the blocks that a window needs.
+        """The picture in a stream, or a window of it, with layout and metadata.
 
-        Georeferencing is that of the window; TIFF tags too malformed for that are left out.
+        Only the blocks that a window needs are read. Georeferencing is that of the window; TIFF tags too
+        malformed for that are left out.
+
+        Raises:
+          BitstreamError: as `decompress`.
         """
         container = bitstream.read(source, max_pixels=max_pixels)
         header = container.header
         self._check_header(header)
+        metadata = container.metadata  # what is wrong with it is said before the work
         window = window or header.grid.whole
         numbers = list(header.grid.numbers_in(window))
         blocks = self._decode(container, numbers)
@@ -196,7 +205,6 @@ class Codec:
         if header.layout.has_alpha:
             plane = np.frombuffer(container.alpha() or b"", np.uint8).reshape(header.height, header.width, 1)
             pixels = np.concatenate([pixels, plane[window.slices]], -1)
-        metadata = container.metadata
         if window != header.grid.whole:
             metadata = replace(metadata, tiff=tiff.shifted(metadata.tiff, window.left, window.top))
         return Image(pixels, header.layout, metadata)
@@ -214,7 +222,12 @@ class Codec:
         self, source: str | Path, target: str | Path, quality: float | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS, **options: bool,
     ) -> int:  # fmt: skip
-        """Reads a picture file, writes a stream (whole or not at all), and returns its length in bytes."""
+        """Reads a picture file, writes a stream (whole or not at all), and returns its length in bytes.
+
+        Raises:
+          ValueError: as `compress`, or (ImageError) no picture that can be read.
+          OSError: a file can't be read or written.
+        """
         image = read_image(source, max_pixels=max_pixels)
         data = self.compress_image(image, quality, **options)  # type: ignore[arg-type]
         with atomic_write(target) as file:
@@ -225,7 +238,13 @@ class Codec:
         self, source: str | Path, target: str | Path, window: Rect | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS,
     ) -> None:  # fmt: skip
-        """Reads a stream, writes a picture file (.png, .tif; whole or not at all)."""
+        """Reads a stream, writes a picture file (.png, .tif; whole or not at all).
+
+        Raises:
+          BitstreamError: as `decompress`.
+          ImageError: the kind of file is not known, or can't hold the picture.
+          OSError: a file can't be read or written.
+        """
         with open_input(source) as file:
             image = self.decompress_image(file, window, max_pixels=max_pixels)
         write_image(target, image)

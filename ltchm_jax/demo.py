@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(open_codec(given.model, effort=given.effort), x, given.out, given.quality, given.effort)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"ltchm_jax.demo: {one_line(error)}", file=sys.stderr)
         return 2
     return 0

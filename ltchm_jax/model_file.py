@@ -179,9 +179,13 @@ def _from_arrays(
             f"The tables of z in {name!r} must have {config.width} rows of integers up to +-{Z_REACH}, "
             f"got {len(cdf)} of {offset} to {last}; export the model again."
         )
-    return Model(
-        config, unflatten_dict({k: v.astype(np.float32) for k, v in flat.items()}, sep="/"), tables, notes
-    )
+    try:
+        variables = unflatten_dict({k: v.astype(np.float32) for k, v in flat.items()}, sep="/")
+    except (IndexError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"The names of the weights in {name!r} contradict each other: get the file again."
+        ) from error
+    return Model(config, variables, tables, notes)
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

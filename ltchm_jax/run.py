@@ -14,10 +14,11 @@ import numpy as np
 import optax
 
 from ltchm_jax import data, metrics, processes
-from ltchm_jax.checkpoints import RunCheckpoints, claimed, fields_of, lasting
+from ltchm_jax.checkpoints import RunCheckpoints, fields_of, lasting
 from ltchm_jax.devices import check_platforms
 from ltchm_jax.errors import one_line
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
+from ltchm_jax.imagery.files import claimed
 from ltchm_jax.linear_start import check_model, linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
@@ -381,9 +382,9 @@ def main(config: Any, workdir: str, distributed: str = "") -> int:
         check_platforms()
         with interrupts() as asked:  # not before: JAX listens for terminations where it joins processes
             check(config)
-            with claimed(Path(workdir)) if processes.is_first() else contextlib.nullcontext():
+            with claimed(Path(workdir), "--workdir") if processes.is_first() else contextlib.nullcontext():
                 return 0 if train(config, Path(workdir), asked) else 130
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:  # XLA's own are RuntimeErrors
+    except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:  # XLA's own are the last
         print(f"train.py: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole

@@ -14,10 +14,17 @@ from jax import lax
 
 from ltchm_jax.devices import on_host
 from ltchm_jax.losses import Losses, check_distortion, lmbda_at, psnr, rate_distortion
-from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig, abstract_variables, init_variables
+from ltchm_jax.model import (
+    LTCHM,
+    ROUNDINGS,
+    Y_STRIDE,
+    Z_STRIDE,
+    ModelConfig,
+    abstract_variables,
+    init_variables,
+)
 
 AXIS = "batch"  # of pmap
-ROUNDINGS = ("noise", "straight", "hard")  # of `LTCHM`
 Metrics = dict[str, jax.Array]
 
 

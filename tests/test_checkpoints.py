@@ -1,8 +1,6 @@
 """Checkpoints of a run: all comes back, and one line for every way in which a folder can be wrong."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -10,7 +8,7 @@ import optax
 import pytest
 from small_model import small_config
 
-from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints, claimed
+from ltchm_jax.checkpoints import CheckpointError, RunCheckpoints
 from ltchm_jax.training import Recipe, TrainState, init_state
 
 
@@ -144,28 +142,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         again.restore(state_of(config, 0))
     again.close()
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_is_claimed_by_one_process(tmp_path):
-    code = (
-        "import sys, pathlib\nfrom ltchm_jax.checkpoints import CheckpointError, claimed\n"
-        "try:\n    with claimed(pathlib.Path(sys.argv[1])): print('mine')\n"
-        "except CheckpointError as error: print(error)"
-    )
-
-    def other() -> str:
-        command = [sys.executable, "-c", code, str(tmp_path / "run")]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    with claimed(tmp_path / "run"):
-        assert "another process trains in" in other()
-    assert other() == "mine\n"
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(CheckpointError, match="must be a folder to write to"),
-        claimed(tmp_path / "file" / "run"),
-    ):
-        pass
 
 
 def test_a_run_that_has_made_its_steps_heeds_last_fits_alone(tmp_path):

@@ -245,12 +245,12 @@ def test_memory_that_runs_out_on_a_device_is_one_line(capsys, monkeypatch):
     def exhausted(_: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nfor 9 bytes")
 
-    monkeypatch.setattr(cli, "run_info", exhausted)
-    assert cli.main(["info", "x.ltc"]) == 2
-    said = (
-        "ltchm: out of memory, take a smaller --block-size: RESOURCE_EXHAUSTED: Out of memory for 9 bytes\n"
-    )
-    assert capsys.readouterr().err == said
+    hint = ", take a smaller --block-size"  # which `info` has not
+    for command, advice in ((["compress", "x.png", "x.ltc"], hint), (["info", "x.ltc"], "")):
+        monkeypatch.setattr(cli, f"run_{command[0]}", exhausted)
+        assert cli.main(command) == 2
+        said = f"ltchm: out of memory{advice}: RESOURCE_EXHAUSTED: Out of memory for 9 bytes\n"
+        assert capsys.readouterr().err == said
 
 
 def test_info_says_what_a_stream_holds(folder, capsys):
@@ -453,3 +453,15 @@ def test_a_stream_never_takes_the_place_of_a_picture(
     assert capsys.readouterr().err.startswith(f"ltchm: {message}")
     assert sorted(os.listdir()) == ["a.png", "b.JPG"]
     assert Path("b.JPG").read_bytes() == before
+
+
+def test_a_folder_gets_the_ending_that_keeps_all(folder, tmp_path):
+    model = ("--model", folder / "m.safetensors")
+    tags = (TiffTag(42113, 2, b"7\0"),)
+    with open(tmp_path / "geo.tif", "wb") as file:
+        tiff.write(file, draw_scene(31, 17, 0), colour=True, alpha=False, tags=tags)
+    (tmp_path / "out").mkdir()
+    assert run("compress", tmp_path / "geo.tif", tmp_path / "geo.ltc", "--metadata", *model) == 0
+    assert run("decompress", tmp_path / "geo.ltc", folder / "rgb.ltc", tmp_path / "out", *model) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["geo.tif", "rgb.png"]
+    assert tiff.read_tags(io.BytesIO((tmp_path / "out" / "geo.tif").read_bytes()))[42113] == tags[0]

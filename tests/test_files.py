@@ -2,10 +2,12 @@
 
 import io
 import os
+import subprocess
 import sys
 
 import pytest
 
+from ltchm_jax.imagery import files
 from ltchm_jax.imagery.files import atomic_write, open_input
 
 
@@ -105,3 +107,25 @@ def test_a_dash_is_standard_input_and_output(monkeypatch, tmp_path):
         file.write(b"out")
     assert sys.stdout.buffer.getvalue() == b"out"
     assert names(tmp_path) == []
+
+
+def test_a_folder_is_claimed_by_one_process(tmp_path):
+    code = (
+        "import sys, pathlib\nfrom ltchm_jax.imagery.files import claimed\n"
+        "try:\n    with claimed(pathlib.Path(sys.argv[1]), '--out'): print('mine')\n"
+        "except ValueError as error: print(error)"
+    )
+
+    def other() -> str:
+        command = [sys.executable, "-c", code, str(tmp_path / "run")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with files.claimed(tmp_path / "run", "--out"):
+        assert "A run needs a --out of its own, another process writes to" in other()
+    assert other() == "mine\n"
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ValueError, match="must be a folder to write to"),
+        files.claimed(tmp_path / "file" / "run", "--out"),
+    ):
+        pass

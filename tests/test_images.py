@@ -16,7 +16,7 @@ from PIL import ImageCms, PngImagePlugin
 
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import MAX_BYTES, Metadata, TiffTag
-from ltchm_jax.imagery import tiff
+from ltchm_jax.imagery import images, tiff
 from ltchm_jax.imagery.images import Image, ImageError, read_image, write_image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -431,3 +431,18 @@ def test_pictures_pass_through_standard_output_and_input(monkeypatch):
 def test_arrays_that_are_no_pictures_are_refused(pixels, layout):
     with pytest.raises(ImageError, match=r"pixels must be uint8|use layout bands"):
         Image(pixels, layout)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])
+def test_what_is_wrong_with_the_machine_is_not_the_picture_s_fault(error, monkeypatch):
+    """Training leaves out pictures that are damaged; it must not leave out others."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    file = io.BytesIO()
+    pillow.new("RGB", (4, 3)).save(file, "PNG")
+    monkeypatch.setattr(images, "_pixels", fail)
+    with pytest.raises(type(error)) as raised:
+        images.read_image(file)
+    assert raised.value is error

@@ -194,7 +194,7 @@ def quantise_pmf(pmf: np.ndarray, offset: int) -> PmfTables:
 
 @functools.cache
 def tables_digest() -> bytes:
-    """SHA-256 of every table of this file and of the snapping constants; equal on every machine."""
+    """SHA-256 of the tables of this file and the constants they are made from; equal on every machine."""
     arrays = [rates(), range_coder_lookup(), bernoulli_of_probability()]
     for kind in sorted(_DENSITIES):
         density = standard_density(kind)

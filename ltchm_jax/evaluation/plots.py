@@ -1,7 +1,7 @@
 """Pictures of results: rate-distortion curves, and crops of reconstructions side by side.
 
-Colours are those of Okabe and Ito, which the colour-blind can tell apart; markers and line styles repeat the
-difference for print in grey.
+Colours, seven of Okabe and Ito and an olive of Tol's, can be told apart by the colour-blind; markers and line
+styles repeat the difference for print in grey.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The table of measurements: one row for each image, codec and setting, kept as CSV while it grows.
 
-A row is added as soon as it is measured, so a run that is killed loses at most the row it was writing.
+Rows are added picture by picture: a run that is killed loses at most those of the pictures that it was at.
 """
 
 import csv

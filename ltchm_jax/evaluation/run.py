@@ -17,7 +17,7 @@ from ltchm_jax.evaluation.plots import Tile
 from ltchm_jax.evaluation.report import write_report
 from ltchm_jax.evaluation.result_tables import markdown
 from ltchm_jax.evaluation.summary import Summary, summarise
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.imagery.files import atomic_write, claimed
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def run(options: Options) -> Summary:
     competitors, skipped = contenders.gather(
         options.models, options.codecs, options.wide, options.qualities, options.efforts
     )
-    return compare(options, pictures, other_files, competitors, skipped)
+    with claimed(options.out, "--out"):
+        return compare(options, pictures, other_files, competitors, skipped)
 
 
 def compare(

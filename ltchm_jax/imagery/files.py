@@ -37,6 +37,34 @@ def check_folder(path: str | Path) -> None:
 
 
 @contextmanager
+def claimed(folder: Path, flag: str) -> Iterator[None]:
+    """Makes a folder and holds it, so that no other process writes its results there at the same time.
+
+    Raises:
+      ValueError: another process holds it, or it can't be written to; `flag` is what names it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"A run needs a {flag} of its own, another process writes to {str(folder)!r}: wait until it "
+            "ends, or choose another."
+        ) from None
+    except NotImplementedError:  # some network folders have no locks
+        pass
+    except OSError as error:
+        raise ValueError(f"{flag} must be a folder to write to, got {str(folder)!r}: {error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name only when the `with` block ends well.
 

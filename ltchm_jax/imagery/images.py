@@ -109,16 +109,23 @@ def read_image(path: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> 
         return _read(file, str(path), max_pixels)
 
 
-def check_writable(path: str | Path, suffix: str | None = None) -> str:
+def ending_for(layout: Layout, metadata: Metadata) -> str:
+    """Of the kind of picture file that keeps most: .tif for bands and TIFF tags, else .png."""
+    return ".tif" if layout is Layout.BANDS or metadata.tiff else ".png"
+
+
+def check_writable(path: str | Path, layout: Layout, suffix: str | None = None) -> str:
     """The ending in lower case of a picture file that can be written there, before the work is done.
 
     Raises:
-      ImageError: the kind of file is not known.
+      ImageError: the kind of file is not known, or can't hold the picture.
       OSError: its folder does not exist.
     """
     suffix = (suffix or Path(path).suffix).lower()
     if suffix not in (".png", ".tif", ".tiff"):
         raise ImageError(f"pictures are written as .png, .tif or .tiff, got {str(path)!r}: change the ending")
+    if suffix == ".png" and layout is Layout.BANDS:
+        raise ImageError("PNG holds grey or RGB with or without alpha, got a picture of bands: write .tif")
     check_folder(path)
     return suffix
 
@@ -138,7 +145,7 @@ def write_image(path: str | Path, image: Image, *, suffix: str | None = None) ->
       ImageError: the kind of file is not known or can't hold the picture.
       OSError: the file can't be written.
     """
-    suffix = check_writable(path, suffix)
+    suffix = check_writable(path, image.layout, suffix)
     if suffix == ".png":
         encode, lost = (
             _encode_png,
@@ -166,7 +173,11 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
         raise ImageError(
             f"{name}: pictures are read from {formats}, this is something else: convert it"
         ) from None
+    except MemoryError:
+        raise  # it is this machine's
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's: Pillow's own have no number
         reason = one_line(error)[:200]
         raise ImageError(f"{name}: the picture must decode, got {reason!r}: fetch it again") from None
 
@@ -251,8 +262,6 @@ def _exif(opened: pillow.Image) -> bytes:
 
 
 def _encode_png(file: BinaryIO, image: Image) -> None:
-    if image.layout is Layout.BANDS:
-        raise ImageError("PNG holds grey or RGB with or without alpha, got a picture of bands: write .tif")
     pixels = image.pixels[:, :, 0] if image.layout is Layout.GREY else image.pixels
     extra = {"icc_profile": image.metadata.icc, "exif": image.metadata.exif}
     text, _ = _png_text(image.metadata)

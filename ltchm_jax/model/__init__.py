@@ -3,6 +3,7 @@
 from ltchm_jax.model.config import PRESETS, ModelConfig
 from ltchm_jax.model.ltchm import (
     LTCHM,
+    ROUNDINGS,
     Y_STRIDE,
     Z_STRIDE,
     Output,
@@ -13,6 +14,6 @@ from ltchm_jax.model.ltchm import (
 from ltchm_jax.model.priors import Mixture, causal_taps
 
 __all__ = [
-    "LTCHM", "PRESETS", "Y_STRIDE", "Z_STRIDE", "Mixture", "ModelConfig", "Output", "abstract_variables",
-    "causal_taps", "init_variables", "pad_sides",
+    "LTCHM", "PRESETS", "ROUNDINGS", "Y_STRIDE", "Z_STRIDE", "Mixture", "ModelConfig", "Output",
+    "abstract_variables", "causal_taps", "init_variables", "pad_sides",
 ]  # fmt: skip

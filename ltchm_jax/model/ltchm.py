@@ -26,6 +26,7 @@ from ltchm_jax.model.priors import EntropyParameters, FactorisedPrior, GainUnit,
 from ltchm_jax.model.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
 
 Y_STRIDE, Z_STRIDE = 16, 64  # pixels, along each side, to a position of y and of z
+ROUNDINGS = ("noise", "straight", "hard")  # who gets y rounded while the gradient passes, see `LTCHM`
 
 
 class Output(NamedTuple):
@@ -108,8 +109,10 @@ class LTCHM(nn.Module):
             not: 'noise', nobody; 'straight', the synthesis (Minnen & Singh 2020); 'hard', everybody.
 
         Raises:
-          ValueError: x is no such batch of images.
+          ValueError: x is no such batch of images, or `rounding` none of these.
         """
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"`rounding` must be one of {', '.join(ROUNDINGS)}, got {rounding!r}.")
         check_images(x, self.config.bands)
         height, width = x.shape[1:3]
         # Rates and likelihoods are never computed in less than float32, whatever the transforms run in.
