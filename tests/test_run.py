@@ -385,6 +385,15 @@ def test_real_rates_are_close_to_what_the_entropy_model_says():
     assert got["real/psnr"] == pytest.approx(metrics.psnr(images[0], made[0]), abs=0.01)
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """Which it is not by what a shell starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
     with interrupts() as asked, stop_on_signals(asked):
         signal.raise_signal(signal.SIGINT)
@@ -417,6 +426,7 @@ def test_a_signal_whose_interrupt_was_lost_ends_the_run_at_its_first_step(folder
     assert run.main(config, str(tmp_path)) == 0
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_an_interrupt_outlives_the_garbage_collector():
     """Python drops what is raised while it calls a finaliser."""
 
