@@ -72,13 +72,8 @@ def main(arguments: list[str]) -> int:
         check_platforms()
         with interrupts():
             run(options)
-    except (
-        ValueError,
-        OSError,
-        MemoryError,
-        ImportError,
-        RuntimeError,
-    ) as error:  # a killed worker is the last
+    # A worker that was killed is a RuntimeError.
+    except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:
         print(f"eval.py: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # rows that were measured are kept

@@ -68,8 +68,11 @@ class RunCheckpoints:
             known = fixed & old.keys() & new.keys()  # a run may be older than a field
             changed = sorted(name for name in known if old[name] != new[name])
             if changed:
-                rule = "A run goes on only with the configuration it began with"
-                rule = "A run that has made its steps can't heed other settings" if all_made else rule
+                rule = (
+                    "A run that has made its steps can't heed other settings"
+                    if all_made
+                    else "A run goes on only with the configuration it began with"
+                )
                 raise CheckpointError(
                     f"{rule}; {', '.join(changed)} differ from {str(path)!r}: restore them or choose another "
                     "--workdir."
@@ -168,9 +171,8 @@ STATEFUL = frozenset(
     }
 )  # fmt: skip
 CROPS = frozenset({"data.crop", "data.crops_per_image", "data.resized_crops", "data.flips"})
-UNSEEN = frozenset(
-    {"log_every", "checkpoints_to_keep", "real_bytes_every", "validate_every", "checkpoint_every"}
-)
+INTERVALS = ("real_bytes_every", "validate_every", "checkpoint_every")  # which pause the steps
+UNSEEN = frozenset({"log_every", "checkpoints_to_keep", *INTERVALS})
 LAST_FITS = frozenset(
     {"steps", "entropy_refit", "synthesis_refit", "synthesis_refit_share", "entropy_images", "entropy_crop"}
 )

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from ltchm_jax import data, metrics, processes
-from ltchm_jax.checkpoints import RunCheckpoints, fields_of, lasting
+from ltchm_jax.checkpoints import INTERVALS, RunCheckpoints, fields_of, lasting
 from ltchm_jax.devices import check_platforms
 from ltchm_jax.errors import one_line
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
@@ -44,7 +44,6 @@ SWITCHES = (
     "clip_value",
     "clip_norm",
 )  # counts and bounds that may be 0
-INTERVALS = ("real_bytes_every", "validate_every", "checkpoint_every")  # which pause the steps
 CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will do
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
@@ -109,7 +108,7 @@ def train(config: Any, workdir: Path, asked: list[int]) -> bool:
     Writes checkpoints, `metrics.jsonl`, TensorBoard events, `best.safetensors` whenever the validation loss
     falls, and at the end, after what fits halves of the model alone, `model.safetensors`.
 
-    `asked` holds a signal to stop once there is one.
+    The configuration has passed `check`. `asked` holds a signal to stop once there is one.
 
     Returns:
       Whether the run is complete: False if a signal ended it before. Of a complete one nothing is done again.
@@ -117,7 +116,6 @@ def train(config: Any, workdir: Path, asked: list[int]) -> bool:
     Raises:
       DataError, CheckpointError, NonFiniteLoss, ValueError: one line each.
     """
-    check(config)
     result = workdir / "model.safetensors"
     if processes.any_of(processes.is_first() and is_of(config, result)):
         say(f"complete: {str(result)!r} is this run's; remove it to have its last fits again")

@@ -368,7 +368,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_steps(value):
         ({"warmup": 9, "steps": 9}, r"`warmup` must be less than `steps` \(9\), got 9"),
         ({"rounding": "soft"}, "`rounding` must be one of noise, straight, hard, got 'soft'"),
         ({"distortion": "ssim"}, "`distortion` must be one of mse, ms_ssim, got 'ssim'"),
-        ({"distortion": "ms_ssim", "data.crop": 160}, "must be 161 or more .* got 160"),
+        ({"distortion": "ms_ssim", "data.crop": 160}, r"`data.crop`\) must be 161 or more .* got 160"),
         ({"batch_size": 3}, "multiple of.* 2 devices"),
         ({"accumulate": 2}, r"multiple of.* `accumulate` \(2\), got 2"),
         ({"model.width": 33}, "`width`"),
