@@ -24,7 +24,6 @@ import jax.numpy as jnp
 
 from ltchm_jax.model import LTCHM, ModelConfig
 from ltchm_jax.model.attention import WAM
-from ltchm_jax.model.hpham import WINDOW
 from ltchm_jax.model.ltchm import abstract_variables
 
 Shape = tuple[int, ...]
@@ -105,7 +104,7 @@ def _normalisation(module: Any, inputs: Shape, outputs: Shape) -> tuple[int, int
 
 def _attention_products(module: Any, inputs: Shape, outputs: Shape) -> tuple[int, int]:
     """Queries by keys and weights by values: two products a token, channel and token of its window."""
-    window = getattr(module, "window", WINDOW)
+    window = module.window
     tokens = inputs[0] * math.prod(-(-n // window) * window for n in inputs[1:3])
     # Only in WAM's own code is softmax a module: an exponential, a sum and a division a weight.
     softmax = tokens * module.heads * (3 * window**2 - 1) if isinstance(module.parent, WAM) else 0
@@ -136,7 +135,6 @@ RULES: dict[str, Rule] = {
     "GCA": _pooled,
     "SaE": _pooled,
     "WindowAttention": _attention_products,
-    "WideWindowAttention": _attention_products,
     "GDN": _gdn,
     "MaskedContext": _masked,
     "FactorisedPrior": _factorised,

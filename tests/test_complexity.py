@@ -8,8 +8,8 @@ import pytest
 from ltchm_jax.complexity import by_part, complexity_text, layers_of, model_layers, total
 from ltchm_jax.model import PRESETS
 from ltchm_jax.model.dam import DAM
-from ltchm_jax.model.hpham import WindowAttention
 from ltchm_jax.model.layers import GDN, Conv, UpsampleConv
+from ltchm_jax.model.window_attention import WindowAttention
 
 
 def test_a_strided_convolution_counts_its_outputs():
@@ -31,7 +31,7 @@ def test_gdn_is_not_published():
 
 
 def test_attention_counts_whole_windows():
-    got = total(layers_of(WindowAttention(shifted=True), (1, 5, 3, 32)))
+    got = total(layers_of(WindowAttention(heads=1, window=4, shift=2), (1, 5, 3, 32)))
     tokens = 8 * 4
     projections = tokens * 4 * 32 * 32
     assert (got.macs, got.published_macs) == (projections + 2 * tokens * 32 * 16, projections)

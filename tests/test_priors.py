@@ -8,7 +8,7 @@ from jax import lax
 from small_model import small_model
 
 from ltchm_jax.devices import float64
-from ltchm_jax.model.layers import DIMENSIONS
+from ltchm_jax.model.convolutions import DIMENSIONS
 from ltchm_jax.model.priors import (
     CAUSAL_TAPS,
     EntropyParameters,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ltchm_jax.model import PRESETS
-from ltchm_jax.model.layers import conv2d, upsample_conv2d
+from ltchm_jax.model.convolutions import conv2d, upsample_conv2d
 from ltchm_jax.model.ltchm import abstract_variables
 from ltchm_jax.parity.reference_table import LAYOUTS, TABLE, Entry, causal_mask
 

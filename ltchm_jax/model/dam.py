@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ltchm_jax.model.layers import Array, Conv, add_offset, depthwise_conv2d, normal_init, param
+from ltchm_jax.model.convolutions import add_offset, depthwise_conv2d
+from ltchm_jax.model.layers import Array, Conv, normal_init, param
 from ltchm_jax.model.pooling import adaptive_average_pool
 
 BATCH_NORM_EPSILON = 1e-5
@@ -28,8 +29,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         scale = param(self, "scale", nn.initializers.ones, (channels,))
         bias = param(self, "bias", nn.initializers.zeros, (channels,))
         if self.train:
@@ -175,7 +176,9 @@ class DAM(nn.Module):
             x = jax.ShapeDtypeStruct((1, 3, 3, channels), jnp.float32)
             return jax.vmap(jax.vmap(lambda key: unit.lazy_init(key, x)[collection]))(keys)
 
-        variables = {"params": param(self, "branches", init, "params")}
+        kept = self.has_variable("params", "branches")  # then the initialiser needs no trace
+        params = self.get_variable("params", "branches") if kept else self.param("branches", init, "params")
+        variables = {"params": params}
         if self.norm == "batch":
             # Means of 0 and variances of 1 whatever the key.
             stats = self.variable("batch_stats", "branches", init, jax.random.key(0), "batch_stats")

@@ -14,11 +14,14 @@ context and the mixtures live on the rounded integers.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from ltchm_jax.model.config import ModelConfig
 from ltchm_jax.model.layers import Array
@@ -170,14 +173,27 @@ class LTCHM(nn.Module):
 
 def init_variables(config: ModelConfig, key: Array) -> dict:
     """Fresh variables {'params': ..., 'batch_stats': ...} of a model, float32; no pass is computed."""
-    model = LTCHM(config)
-    x = jax.ShapeDtypeStruct((1, Z_STRIDE, Z_STRIDE, config.bands), jnp.float32)
-    quality = jax.ShapeDtypeStruct((1,), jnp.float32) if config.lmbdas else None
-    variables: Any = model.lazy_init(key, x, quality)
-    return variables
+    draw, shapes = _initialiser(config)
+    return jax.tree.unflatten(jax.tree.structure(shapes), draw(key))
+
+
+def abstract_variables(config: ModelConfig) -> dict:
+    """Shapes and types of the variables of a model; nothing is computed."""
+    return _initialiser(config)[1]
 
 
 @functools.cache
-def abstract_variables(config: ModelConfig) -> dict:
-    """Shapes and types of the variables of a model; nothing is computed."""
-    return jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))
+def _initialiser(config: ModelConfig) -> tuple[Callable[[Array], list[Array]], dict]:
+    """What draws the leaves of fresh variables from a key, and the tree of their shapes and types.
+
+    One trace of the model serves both. It also holds what layers make of variables alone, more than half of
+    all, which is dropped.
+    """
+    model = LTCHM(config)
+    x = jax.ShapeDtypeStruct((1, Z_STRIDE, Z_STRIDE, config.bands), jnp.float32)
+    quality = jax.ShapeDtypeStruct((1,), jnp.float32) if config.lmbdas else None
+    traced, shapes = jax.make_jaxpr(lambda key: model.lazy_init(key, x, quality), return_shape=True)(
+        jax.random.key(0)
+    )
+    needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars), instantiate=True)
+    return jaxpr_as_fun(traced.replace(jaxpr=needed)), shapes

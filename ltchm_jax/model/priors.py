@@ -9,8 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from ltchm_jax.model.config import ModelConfig
-from ltchm_jax.model.hpham import Linear
-from ltchm_jax.model.layers import Array, bias_init, leaky_relu, lower_bound, normal_init, param, uniform_init
+from ltchm_jax.model.layers import (
+    Array,
+    Initializer,
+    Linear,
+    bias_init,
+    leaky_relu,
+    lower_bound,
+    normal_init,
+    param,
+    uniform_init,
+)
 
 # The causal part of the 5x5 mask of type A, in raster order: (row, column) offsets of the taps.
 CAUSAL_TAPS = tuple((i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0)
@@ -130,10 +139,14 @@ class GainUnit(nn.Module):
     channels: int
 
     def setup(self) -> None:
-        column = jnp.asarray(self.start)[:, None]
+        def started(sign: int) -> Initializer:
+            return lambda _, shape, dtype: jnp.broadcast_to(
+                sign * jnp.asarray(self.start, dtype)[:, None], shape
+            )
+
         shape = (len(self.start), self.channels)
-        self.log_gain = param(self, "log_gain", lambda _: jnp.broadcast_to(column, shape))
-        self.log_inverse = param(self, "log_inverse", lambda _: jnp.broadcast_to(-column, shape))
+        self.log_gain = param(self, "log_gain", started(1), shape)
+        self.log_inverse = param(self, "log_inverse", started(-1), shape)
 
     def __call__(self, quality: Array | None, inverse: bool, dtype: jnp.dtype) -> Array:
         """quality [B] -> positive factors [B, 1, 1, channels]. ValueError where no quality was given."""
