@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltchm_jax.baselines import BASELINES, DEFAULTS
-from ltchm_jax.cli import share_accelerators
-from ltchm_jax.errors import Parser, one_line
+from ltchm_jax.command import Parser, outcome, share_accelerators
 from ltchm_jax.signals import interrupts
 
 if TYPE_CHECKING:
@@ -62,24 +61,20 @@ def parse(arguments: list[str]) -> "Options":
 
 
 def main(arguments: list[str]) -> int:
-    """Runs an evaluation; returns the exit status."""
+    """Runs an evaluation; returns the exit status, see `outcome`."""
     share_accelerators()
-    try:
+
+    def work() -> None:
         options = parse(arguments)
         from ltchm_jax.devices import check_platforms
         from ltchm_jax.evaluation.run import run
 
         check_platforms()
-        with interrupts():
+        with interrupts():  # rows that were measured are kept
             run(options)
-    # A worker that was killed is a RuntimeError.
-    except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:
-        print(f"eval.py: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # rows that were measured are kept
-        return 130
-    print(f"Results are in {options.out}/report.html, tables.md, summary.json and rows.csv")
-    return 0
+        print(f"Results are in {options.out}/report.html, tables.md, summary.json and rows.csv")
+
+    return outcome("eval.py", work)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ltchm_jax.command import FAILED, INTERRUPTED
 from ltchm_jax.errors import one_line
 
 config_flags.DEFINE_config_file("config", "configs/ltchm.py", "What to train.", lock_config=True)
@@ -21,12 +22,12 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except KeyboardInterrupt:  # a configuration imports JAX, which takes a second
-        return sys.exit(130)
+        return sys.exit(INTERRUPTED)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         print(
             f"train.py: A flag is unknown or has a wrong value: {what(error)}; see --help.", file=sys.stderr
         )
-        return sys.exit(2)
+        return sys.exit(FAILED)
 
 
 def what(error: Exception) -> str:
@@ -46,10 +47,9 @@ def main(_: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # what others log of an error is said by ours, in one line
     try:
         from ltchm_jax import run  # takes seconds, in which Ctrl-C is no error
-
-        return run.main(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.distributed)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    return run.main(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.distributed)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltchm_jax.errors import Parser, one_line
+from ltchm_jax.command import Parser, outcome, share_accelerators
 from ltchm_jax.signals import interrupts
 
 if TYPE_CHECKING:
@@ -20,53 +19,15 @@ MAX_BPP = 1 << 20  # more than the most bands have
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status.
-
-    0; 1 for a failed check; 2 for an error; 130 for Ctrl-C or a termination; 141 where nobody reads the
-    output any more.
-    """
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  what is said there must not go elsewhere
-    options = parser().parse_args(arguments)
+    """Runs one command; returns the exit status: 0, 1 for a failed check, or one of `outcome`."""
     share_accelerators()
-    try:
+    options = parser().parse_args(arguments)
+
+    def work() -> int | None:
         with interrupts():
-            status = options.run(options) or 0
-            if sys.stdout:
-                sys.stdout.flush()
-            return status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # who reads has enough, as `head` has: no error
-        forget_output()
-        return 128 + signal.SIGPIPE
-    except (ValueError, OSError, MemoryError, ImportError) as error:
-        return failed(one_line(error))
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's way to say that memory ran out
-            raise
-        hint = ", take a smaller --block-size" if hasattr(options, "block_size") else ""
-        return failed(f"out of memory{hint}: {one_line(error)}")
+            return options.run(options)
 
-
-def share_accelerators() -> None:
-    """Unless told otherwise JAX then takes of a GPU's memory what it needs, not three quarters at once."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
-
-def failed(line: str) -> int:
-    """Says why, and returns the exit status."""
-    print(f"ltchm: {line}", file=sys.stderr)
-    forget_output()
-    return 2
-
-
-def forget_output() -> None:
-    """Drops what a broken standard output did not take: it would be tried again at exit, with a traceback."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return outcome("ltchm", work, ", take a smaller --block-size" if hasattr(options, "block_size") else "")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from ltchm_jax.model import LTCHM, ModelConfig
 from ltchm_jax.model.attention import WAM
+from ltchm_jax.model.dam import KERNELS
 from ltchm_jax.model.ltchm import abstract_variables
 
 Shape = tuple[int, ...]
@@ -89,7 +90,7 @@ def _depthwise(module: Any, inputs: Shape, outputs: Shape) -> tuple[int, int]:
 def _input_dependent(module: Any, inputs: Shape, outputs: Shape) -> tuple[int, int]:
     """The depthwise convolution and the mixing of its kernels; thop sees the pooling to k x k only."""
     taps, (batch, height, width, channels) = module.kernel_size**2, inputs
-    macs = math.prod(outputs) * taps + batch * channels * module.kernels * (taps + 1)
+    macs = math.prod(outputs) * taps + batch * channels * KERNELS * (taps + 1)
     return macs, batch * channels * (height * width + taps)
 
 

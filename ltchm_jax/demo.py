@@ -13,8 +13,8 @@ import numpy as np
 
 from ltchm_jax import baselines, metrics
 from ltchm_jax.cli import open_codec
+from ltchm_jax.command import Parser, outcome
 from ltchm_jax.container.header import Layout
-from ltchm_jax.errors import Parser, one_line
 from ltchm_jax.evaluation.contenders import Codec
 from ltchm_jax.evaluation.matching import match_size
 from ltchm_jax.evaluation.pictures import Picture
@@ -133,16 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--effort", type=int, default=0, help="passes that refine what is sent; default: 0")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         with interrupts():
             x = Picture("", given.image.name, given.image).pixels() if given.image else draw_scene(*SCENE)
             run(open_codec(given.model, effort=given.effort), x, given.out, given.quality, given.effort)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, MemoryError, ImportError) as error:
-        print(f"ltchm_jax.demo: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+
+    return outcome("ltchm_jax.demo", work)
 
 
 if __name__ == "__main__":

@@ -40,13 +40,18 @@ def float64() -> Iterator[None]:
 
     On a TPU, which has none, that is done by the CPU.
     """
-    with on_host() if jax.default_backend() == "tpu" else contextlib.nullcontext(), _enabled_float64():
+    with on_host() if jax.default_backend() == "tpu" else contextlib.nullcontext(), _float64_is(True):
         yield
 
 
-def _enabled_float64() -> contextlib.AbstractContextManager:
+def float32() -> contextlib.AbstractContextManager:
+    """A context in which JAX computes in float32 at most, whatever the environment says."""
+    return _float64_is(False)
+
+
+def _float64_is(on: bool) -> contextlib.AbstractContextManager:
     if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
+        return jax.enable_x64(on)
     from jax.experimental import enable_x64  # older JAX
 
-    return enable_x64(True)
+    return enable_x64(on)

@@ -1,8 +1,5 @@
 """What is wrong, in one line."""
 
-import argparse
-from typing import NoReturn
-
 
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, its kind where it has none."""
@@ -14,11 +11,3 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, for those of libraries, which may go on for pages."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the process with status 2."""
-        self.exit(2, f"{self.prog.split()[0]}: {message}; see {self.prog} --help\n")

@@ -15,8 +15,8 @@ import optax
 
 from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import INTERVALS, RunCheckpoints, fields_of, lasting
+from ltchm_jax.command import INTERRUPTED, outcome
 from ltchm_jax.devices import check_platforms
-from ltchm_jax.errors import one_line
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
 from ltchm_jax.imagery.files import claimed
 from ltchm_jax.linear_start import check_model, linear_start
@@ -373,18 +373,21 @@ def real_rates(model: Model, images: np.ndarray) -> dict[str, float]:
 
 
 def main(config: Any, workdir: str, distributed: str = "") -> int:
-    """What `train.py` does; returns the exit status: 0, 2 for one line of error, 130 when interrupted."""
+    """What `train.py` does; returns the exit status, see `outcome`."""
     jax.config.update("jax_enable_x64", False)  # weights are float32, whatever the environment says
-    try:
-        processes.join(distributed)
-        check_platforms()
-        with interrupts() as asked:  # not before: JAX listens for terminations where it joins processes
-            check(config)
-            with claimed(Path(workdir), "--workdir") if processes.is_first() else contextlib.nullcontext():
-                return 0 if train(config, Path(workdir), asked) else 130
-    except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:  # XLA's own are the last
-        print(f"train.py: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
-        print("ended; the same command goes on from what was kept", file=sys.stderr)
-        return 130
+
+    def work() -> int:
+        try:
+            processes.join(distributed)
+            check_platforms()
+            with interrupts() as asked:  # not before: JAX listens for terminations where it joins processes
+                check(config)
+                with (
+                    claimed(Path(workdir), "--workdir") if processes.is_first() else contextlib.nullcontext()
+                ):
+                    return 0 if train(config, Path(workdir), asked) else INTERRUPTED
+        except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
+            print("ended; the same command goes on from what was kept", file=sys.stderr)
+            return INTERRUPTED
+
+    return outcome("train.py", work)

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from ltchm_jax.devices import on_host
+from ltchm_jax.garbage import rarely_collected
 from ltchm_jax.losses import Losses, check_distortion, lmbda_at, psnr, rate_distortion
 from ltchm_jax.model import (
     LTCHM,
@@ -319,7 +320,8 @@ class Trainer:
         if not self._options:
             return self._step(state, images)
         if images.shape not in self._compiled:
-            lowered = self._step.lower(state, images)
+            with rarely_collected():
+                lowered = self._step.lower(state, images)
             self._compiled[images.shape] = lowered.compile(compiler_options=self._options)
         return self._compiled[images.shape](state, images)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from ltchm_jax.devices import float64
 from ltchm_jax.model import layers
@@ -104,3 +105,19 @@ def test_a_residual_block_of_zeros_is_the_identity():
     np.testing.assert_array_equal(module.apply(params, x), x)
     assert "skip" not in params["params"]
     assert "skip" in layers.ResidualBlock(3).init(jax.random.key(0), x)["params"]
+
+
+def test_parameters_of_another_configuration_are_refused_by_name():
+    params = layers.ResidualBlock(4).init(jax.random.key(0), jnp.ones((1, 4, 4, 4)))
+    message = (
+        r"Parameter 'conv1/kernel' must have shape \[3, 3, 5, 5\], got \[3, 3, 4, 4\]: take the variables"
+    )
+    with pytest.raises(ValueError, match=message):
+        layers.ResidualBlock(5).apply(params, jnp.ones((1, 4, 4, 5)))
+
+
+def test_the_exact_gelu_and_its_gradient_equal_their_definitions():
+    x = np.linspace(-6, 6, 49).astype(np.float32)
+    np.testing.assert_allclose(layers.exact_gelu(x), x * ndtr(x), rtol=1e-5, atol=1e-7)
+    want = ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(jax.vmap(jax.grad(layers.exact_gelu))(x), want, rtol=1e-5, atol=1e-6)

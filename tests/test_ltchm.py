@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_model import small_model
 
+from ltchm_jax.devices import float64
 from ltchm_jax.losses import symbol_bits
 from ltchm_jax.model import (
     LTCHM,
@@ -17,6 +18,7 @@ from ltchm_jax.model import (
     Output,
     abstract_variables,
     init_variables,
+    ltchm,
     pad_sides,
 )
 
@@ -86,6 +88,11 @@ def test_initial_values_depend_on_the_key_alone():
     same = jax.tree.map(lambda a, b: bool((a == b).all()), first["params"]["g_a"], other["params"]["g_a"])
     assert not same["down2"]["conv1"]["kernel"]
     assert same["down2"]["gdn"]["gamma"]  # which starts from constants
+    ltchm._initialiser.cache_clear()
+    with float64():  # changes nothing
+        wide = init_variables(SMALL, jax.random.key(3))
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {jnp.dtype("float32")}
+    jax.tree.map(np.testing.assert_array_equal, first, wide)
 
 
 def test_latents_are_rounded_and_noise_is_added_instead():

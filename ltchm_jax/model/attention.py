@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from ltchm_jax.model.layers import Array, Conv, Linear, layer_norm
+from ltchm_jax.model.layers import Array, Conv, Linear, exact_gelu, layer_norm
 from ltchm_jax.model.window_attention import WindowAttention
 
 UNITS = 3  # residual units in each branch
@@ -25,10 +25,6 @@ class SqueezedUnit(nn.Module):
         hidden = self.activation(Conv(x.shape[-1] // 2, 1, name="squeeze")(x))
         hidden = self.activation(Conv(x.shape[-1] // 2, 3, name="middle")(hidden))
         return self.activation(x + Conv(x.shape[-1], 1, name="expand")(hidden))
-
-
-def _exact_gelu(x: Array) -> Array:
-    return nn.gelu(x, approximate=False)
 
 
 def gated(x: Array, mask_input: Array, activation: Callable[[Array], Array]) -> Array:
@@ -58,7 +54,7 @@ class WAM(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         attention = WindowAttention(self.heads, self.window, self.shift, name="attention")
-        return gated(x, x + attention(x), _exact_gelu)
+        return gated(x, x + attention(x), exact_gelu)
 
 
 class SwinBlock(nn.Module):
@@ -72,7 +68,7 @@ class SwinBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         attention = WindowAttention(self.heads, self.window, self.shift, name="attention")
         x = x + attention(layer_norm(x, "norm1"))
-        hidden = _exact_gelu(Linear(4 * x.shape[-1], name="expand")(layer_norm(x, "norm2")))
+        hidden = exact_gelu(Linear(4 * x.shape[-1], name="expand")(layer_norm(x, "norm2")))
         return x + Linear(x.shape[-1], name="join")(hidden)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ltchm_jax.model.pooling import Array, sum_over_pixels
@@ -14,6 +13,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 SAME: Padding = ((1, 1), (1, 1))  # of a 3x3 kernel
+UNROLLED = 3  # largest depthwise kernel that is one expression
 
 
 def mix_channels(x: Array, matrix: Array) -> Array:
@@ -160,8 +160,7 @@ def _add_offset_backward(offset: Array, gradient: Array) -> tuple[Array, Array]:
 
 def _sum_for(count: int, x: Array) -> Array:
     """Sums of x [B, H, W, C] for each of `count` parameters, one an image or 1 for all: [count, C]."""
-    sums = sum_over_pixels(x)
-    return sums if count == x.shape[0] else jnp.sum(sums, 0, keepdims=True)
+    return sum_over_pixels(x.reshape(count, -1, *x.shape[2:]))
 
 
 add_offset.defvjp(_add_offset_forward, _add_offset_backward)
@@ -179,14 +178,30 @@ def depthwise_conv2d(x: Array, kernel: Array) -> Array:
 
 @jax.jit  # traced once for each shape, not at each of forty calls
 def _sum_of_shifts(x: Array, kernel: Array) -> Array:
-    """Written in lax: indexing as NumPy does takes twice as long to trace, which a command feels."""
-    batch, height, width, channels = x.shape
-    size, padded = kernel.shape[1], zero_padded(x, ((kernel.shape[1] // 2,) * 2,) * 2)
-    taps = kernel.reshape(kernel.shape[0], -1, 1, 1, channels)  # [B or 1, k * k, 1, 1, C]
-    products = []
-    for n, (i, j) in enumerate(np.ndindex(size, size)):
-        shifted = lax.slice(padded, (0, i, j, 0), (batch, i + height, j + width, channels))
-        products.append(shifted * lax.index_in_dim(taps, n, 1, keepdims=False))
+    """Of a large kernel row by row in a loop: 49 products in one expression take long to compile."""
+    size, height = kernel.shape[1], x.shape[1]
+    padded = zero_padded(x, ((size // 2,) * 2,) * 2)
+    if size <= UNROLLED:
+        rows = [lax.slice_in_dim(padded, i, i + height, axis=1) for i in range(size)]
+        return functools.reduce(jnp.add, [_along_row(rows[i], kernel[:, i]) for i in range(size)])
+
+    def add(total: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
+        i, taps = row
+        return total + _along_row(lax.dynamic_slice_in_dim(padded, i, height, 1), taps), None
+
+    return lax.scan(add, jnp.zeros_like(x), (jnp.arange(size), jnp.moveaxis(kernel, 1, 0)))[0]
+
+
+def _along_row(x: Array, taps: Array) -> Array:
+    """One row of a depthwise kernel, taps [B or 1, k, C], on x [B, H, W + k - 1, C]: [B, H, W, C].
+
+    Written in lax: indexing as NumPy does takes twice as long to trace, which a command feels.
+    """
+    batch, count, channels = taps.shape
+    width, taps, products = x.shape[2] - count + 1, taps.reshape(batch, count, 1, 1, channels), []
+    for j in range(count):
+        tap = lax.index_in_dim(taps, j, 1, keepdims=False)
+        products.append(lax.slice_in_dim(x, j, j + width, axis=2) * tap)
     return functools.reduce(jnp.add, products)
 
 

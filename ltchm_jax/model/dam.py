@@ -7,63 +7,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ltchm_jax.model.batch_norm import BatchNorm
 from ltchm_jax.model.convolutions import add_offset, depthwise_conv2d
-from ltchm_jax.model.layers import Array, Conv, normal_init, param
+from ltchm_jax.model.layers import Array, Conv, exact_gelu, normal_init, param
 from ltchm_jax.model.pooling import adaptive_average_pool
 
-BATCH_NORM_EPSILON = 1e-5
-BATCH_NORM_MOMENTUM = 0.9
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, with statistics shared by the devices of `axis_name`.
-
-    Unlike Flax's own it tracks the unbiased variance, as the authors' framework does. `repeats` applies the
-    update of the running statistics that many times, for an input that the reference normalises twice.
-    """
-
-    train: bool
-    axis_name: str | None = None
-    repeats: int = 1
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        scale = param(self, "scale", nn.initializers.ones, (channels,))
-        bias = param(self, "bias", nn.initializers.zeros, (channels,))
-        if self.train:
-            batch_mean, batch_var, unbias = self._statistics(x.astype(jnp.float32))
-            if not self.is_initializing():
-                keep = BATCH_NORM_MOMENTUM**self.repeats
-                mean.value = keep * mean.value + (1 - keep) * batch_mean
-                var.value = keep * var.value + (1 - keep) * unbias * batch_var
-        else:
-            batch_mean, batch_var = mean.value, var.value
-        gain = scale * lax.rsqrt(batch_var + BATCH_NORM_EPSILON)
-        offset = bias - batch_mean * gain
-        shape = (1,) * (x.ndim - 1) + (channels,)
-        return x * gain.astype(x.dtype).reshape(shape) + offset.astype(x.dtype).reshape(shape)
-
-    def _statistics(self, x: Array) -> tuple[Array, Array, float]:
-        axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-        mean = jnp.mean(x, axes)
-        if self.axis_name is not None and not self.is_initializing():
-            mean = lax.pmean(mean, self.axis_name)
-            count *= lax.psum(1, self.axis_name)
-        var = jnp.mean(jnp.square(x - mean.reshape((1,) * (x.ndim - 1) + (-1,))), axes)
-        if self.axis_name is not None and not self.is_initializing():
-            var = lax.pmean(var, self.axis_name)
-        return mean, var, count / max(count - 1, 1)
+KERNELS = 2  # that an input-dependent convolution mixes
 
 
 class IDConv(nn.Module):
     """Input-dependent depthwise convolution (eq. 5): [B, H, W, C] -> the same shape.
 
-    G kernels and biases are mixed, for every sample and channel, by a softmax over G of what a bottleneck of
-    reduction r says of the adaptively pooled input. `norm` is 'batch' or 'none' (batch statistics of one
-    value a sample are poor for small batches).
+    Two kernels and biases are mixed, for every sample and channel, by a softmax over the two of what a
+    bottleneck of reduction r says of the adaptively pooled input. `norm` is 'batch' or 'none' (batch
+    statistics of one value a sample are poor for small batches).
     """
 
     kernel_size: int
@@ -71,42 +28,36 @@ class IDConv(nn.Module):
     norm: str
     train: bool
     axis_name: str | None = None
-    kernels: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels, size = x.shape[-1], self.kernel_size
         init = normal_init(0.02)
-        weight = param(self, "weight", init, (self.kernels, size, size, channels)).astype(x.dtype)
-        bias = param(self, "bias", init, (self.kernels, 1, 1, channels)).astype(x.dtype)
+        weight = param(self, "weight", init, (KERNELS, size, size, channels)).astype(x.dtype)
+        bias = param(self, "bias", init, (KERNELS, 1, 1, channels)).astype(x.dtype)
         # A 1x1 kernel is made from the same mean as the bias: one projection serves both, and counts twice.
-        project = Bottleneck(
-            self.reduction,
-            self.kernels,
-            self.norm,
-            self.train,
-            self.axis_name,
-            2 if size == 1 else 1,
-            name="proj",
-        )
+        repeats = 2 if size == 1 else 1
+        project = Bottleneck(self.reduction, self.norm, self.train, self.axis_name, repeats, name="proj")
         mean = adaptive_average_pool(x, 1)
-        kernel_mix = self._softmax(
-            project(mean if size == 1 else adaptive_average_pool(x, size))
-        )  # [B, G, K, K, C]
-        bias_mix = kernel_mix if size == 1 else self._softmax(project(mean))  # [B, G, 1, 1, C]
-        kernel, offset = jnp.sum(kernel_mix * weight[None], 1), jnp.sum(bias_mix * bias[None], 1)
+        logits = project(mean if size == 1 else adaptive_average_pool(x, size))
+        kernel = mixed(weight, logits)
+        offset = mixed(bias, logits if size == 1 else project(mean))
         return add_offset(depthwise_conv2d(x, kernel), offset)
 
-    def _softmax(self, logits: Array) -> Array:
-        logits = logits.reshape(*logits.shape[:-1], self.kernels, -1)
-        return jax.nn.softmax(jnp.moveaxis(logits, -2, 1), axis=1)
+
+def mixed(pair: Array, logits: Array) -> Array:
+    """Of a pair [2, k, k, C] the mean by the softmax of logits [B, k, k, 2C] over the two: [B, k, k, C].
+
+    Of two a softmax is a logistic function: one loop where sums over an axis are several.
+    """
+    first, second = jnp.split(logits, KERNELS, axis=-1)
+    return pair[1:] + nn.sigmoid(first - second) * (pair[:1] - pair[1:])
 
 
 class Bottleneck(nn.Module):
-    """1x1 to C/r, normalisation, GELU, 1x1 to G*C: the logits of the G kernels."""
+    """1x1 to C/r, normalisation, GELU, 1x1 to 2C: the logits of the two kernels."""
 
     reduction: int
-    kernels: int
     norm: str
     train: bool
     axis_name: str | None
@@ -118,7 +69,7 @@ class Bottleneck(nn.Module):
         hidden = Conv(channels // self.reduction, 1, use_bias=self.norm == "none", name="squeeze")(pooled)
         if self.norm == "batch":
             hidden = BatchNorm(self.train, self.axis_name, self.repeats, name="norm")(hidden)
-        return Conv(self.kernels * channels, 1, name="expand")(nn.gelu(hidden, approximate=False))
+        return Conv(KERNELS * channels, 1, name="expand")(exact_gelu(hidden))
 
 
 class ResidualUnit(nn.Module):

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from ltchm_jax.devices import float32
 from ltchm_jax.model.config import ModelConfig
 from ltchm_jax.model.layers import Array
 from ltchm_jax.model.priors import EntropyParameters, FactorisedPrior, GainUnit, Mixture, causal_taps
@@ -174,7 +175,8 @@ class LTCHM(nn.Module):
 def init_variables(config: ModelConfig, key: Array) -> dict:
     """Fresh variables {'params': ..., 'batch_stats': ...} of a model, float32; no pass is computed."""
     draw, shapes = _initialiser(config)
-    return jax.tree.unflatten(jax.tree.structure(shapes), draw(key))
+    with float32():
+        return jax.tree.unflatten(jax.tree.structure(shapes), draw(key))
 
 
 def abstract_variables(config: ModelConfig) -> dict:
@@ -192,8 +194,8 @@ def _initialiser(config: ModelConfig) -> tuple[Callable[[Array], list[Array]], d
     model = LTCHM(config)
     x = jax.ShapeDtypeStruct((1, Z_STRIDE, Z_STRIDE, config.bands), jnp.float32)
     quality = jax.ShapeDtypeStruct((1,), jnp.float32) if config.lmbdas else None
-    traced, shapes = jax.make_jaxpr(lambda key: model.lazy_init(key, x, quality), return_shape=True)(
-        jax.random.key(0)
-    )
+    with float32():
+        trace = jax.make_jaxpr(lambda key: model.lazy_init(key, x, quality), return_shape=True)
+        traced, shapes = trace(jax.random.key(0))
     needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars), instantiate=True)
     return jaxpr_as_fun(traced.replace(jaxpr=needed)), shapes
