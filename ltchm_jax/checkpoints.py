@@ -12,7 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from ltchm_jax.errors import first_line, one_line
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 from ltchm_jax.training import TrainState
 
 

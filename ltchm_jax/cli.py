@@ -249,7 +249,7 @@ def _progress(blocks: Iterable, total: int) -> Iterable:
 
 def run_compress(options: argparse.Namespace) -> None:
     """`ltchm compress`."""
-    from ltchm_jax.imagery.files import atomic_write, check_folder
+    from ltchm_jax.files import atomic_write, check_folder
     from ltchm_jax.imagery.images import SUFFIXES, read_image
 
     pairs = targets(options.input, options.output, SUFFIX)
@@ -289,7 +289,7 @@ def run_decompress(options: argparse.Namespace) -> None:
     """`ltchm decompress`."""
     from ltchm_jax.bitstream import read
     from ltchm_jax.container.grid import Rect
-    from ltchm_jax.imagery.files import open_input
+    from ltchm_jax.files import open_input
     from ltchm_jax.imagery.images import check_writable, ending_for, write_image
 
     limit, codec = _pixel_limit(options), None
@@ -329,7 +329,7 @@ def run_fingerprint(options: argparse.Namespace) -> int:
 def run_info(options: argparse.Namespace) -> None:
     """`ltchm info`; loads neither JAX nor a model."""
     from ltchm_jax.bitstream import read
-    from ltchm_jax.imagery.files import open_input
+    from ltchm_jax.files import open_input
 
     with open_input(options.input) as file:
         container = read(file, max_pixels=None)

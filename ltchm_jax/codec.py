@@ -21,8 +21,8 @@ from ltchm_jax.container.blocks import blend
 from ltchm_jax.container.grid import MAX_BLOCK, MIN_BLOCK, Grid, Rect
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import longest_step
+from ltchm_jax.files import atomic_write, open_input
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.files import atomic_write, open_input
 from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
 from ltchm_jax.model_file import Model, ModelError, load_model
 

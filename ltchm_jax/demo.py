@@ -20,7 +20,7 @@ from ltchm_jax.evaluation.matching import match_size
 from ltchm_jax.evaluation.pictures import Picture
 from ltchm_jax.evaluation.plots import Tile
 from ltchm_jax.evaluation.strip import strip
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 from ltchm_jax.imagery.images import Image, write_image
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.signals import interrupts

@@ -14,7 +14,7 @@ import numpy as np
 
 from ltchm_jax.model import PRESETS, ModelConfig
 from ltchm_jax.model.ltchm import abstract_variables
-from ltchm_jax.parity.reference_table import TABLE, Path, causal_mask
+from ltchm_jax.reference_table import TABLE, Path, causal_mask
 
 State = dict[str, np.ndarray]
 

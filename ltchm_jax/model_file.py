@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from ltchm_jax.devices import float64
 from ltchm_jax.entropy.distributions import logistic_bin_bits
 from ltchm_jax.entropy.tables import PmfTables, quantise_pmf, tables_digest
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 from ltchm_jax.model import LTCHM, ModelConfig, abstract_variables
 
 FORMAT = "ltchm-model-1"

@@ -17,7 +17,7 @@ from ltchm_jax import processes
 from ltchm_jax.complexity import model_layers, total
 from ltchm_jax.entropy.range_coder import small_tensorflow
 from ltchm_jax.errors import first_line
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 from ltchm_jax.model import ModelConfig
 
 

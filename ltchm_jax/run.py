@@ -17,8 +17,8 @@ from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import INTERVALS, RunCheckpoints, fields_of, lasting
 from ltchm_jax.command import INTERRUPTED, outcome
 from ltchm_jax.devices import check_platforms
+from ltchm_jax.files import claimed
 from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
-from ltchm_jax.imagery.files import claimed
 from ltchm_jax.linear_start import check_model, linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model

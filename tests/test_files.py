@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ltchm_jax.imagery import files
-from ltchm_jax.imagery.files import atomic_write, open_input
+from ltchm_jax import files
+from ltchm_jax.files import atomic_write, open_input
 
 
 def names(folder):
@@ -111,7 +111,7 @@ def test_a_dash_is_standard_input_and_output(monkeypatch, tmp_path):
 
 def test_a_folder_is_claimed_by_one_process(tmp_path):
     code = (
-        "import sys, pathlib\nfrom ltchm_jax.imagery.files import claimed\n"
+        "import sys, pathlib\nfrom ltchm_jax.files import claimed\n"
         "try:\n    with claimed(pathlib.Path(sys.argv[1]), '--out'): print('mine')\n"
         "except ValueError as error: print(error)"
     )

@@ -21,7 +21,7 @@ from ltchm_jax.interop import (
 )
 from ltchm_jax.model import PRESETS
 from ltchm_jax.model.ltchm import abstract_variables
-from ltchm_jax.parity.reference_table import causal_mask
+from ltchm_jax.reference_table import causal_mask
 
 CONFIG = dataclasses.replace(PRESETS["released"], width=32)
 

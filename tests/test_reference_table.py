@@ -10,7 +10,7 @@ import pytest
 from ltchm_jax.model import PRESETS
 from ltchm_jax.model.convolutions import conv2d, upsample_conv2d
 from ltchm_jax.model.ltchm import abstract_variables
-from ltchm_jax.parity.reference_table import LAYOUTS, TABLE, Entry, causal_mask
+from ltchm_jax.reference_table import LAYOUTS, TABLE, Entry, causal_mask
 
 SHAPES = {  # of the reference
     "same": (6,),

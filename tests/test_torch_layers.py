@@ -20,7 +20,7 @@ from ltchm_jax.interop import export_state, import_state  # noqa: E402
 from ltchm_jax.model import LTCHM, dam, layers, pooling  # noqa: E402
 from ltchm_jax.model.dam import IDConv  # noqa: E402
 from ltchm_jax.model.hpham import layer_norm  # noqa: E402
-from ltchm_jax.parity.reference_table import _IDCONV, LAYOUTS  # noqa: E402
+from ltchm_jax.reference_table import _IDCONV, LAYOUTS  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ltchm_jax.evaluation.result_tables import title
 from ltchm_jax.evaluation.summary import Summary
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#999933")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")

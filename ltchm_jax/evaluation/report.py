@@ -17,7 +17,7 @@ from PIL import Image
 from ltchm_jax.evaluation.plots import Tile, crop
 from ltchm_jax.evaluation.result_tables import details, overview
 from ltchm_jax.evaluation.summary import Summary
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 
 # Pictures are cut to this side, so that a report of large scenes can still be mailed.
 _SIDE = 640

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 
 Key = tuple[str, str, str, str]
 

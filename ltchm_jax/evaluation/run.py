@@ -17,7 +17,7 @@ from ltchm_jax.evaluation.plots import Tile
 from ltchm_jax.evaluation.report import write_report
 from ltchm_jax.evaluation.result_tables import markdown
 from ltchm_jax.evaluation.summary import Summary, summarise
-from ltchm_jax.imagery.files import atomic_write, claimed
+from ltchm_jax.files import atomic_write, claimed
 
 
 @dataclass(frozen=True)

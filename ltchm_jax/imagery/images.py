@@ -29,8 +29,8 @@ from ltchm_jax.bitstream import MAX_PIXELS
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata, TiffTag
 from ltchm_jax.errors import one_line
+from ltchm_jax.files import atomic_write, check_folder, open_input
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.files import atomic_write, check_folder, open_input
 from ltchm_jax.imagery.reading import ImageError, check_size, our_limits
 from ltchm_jax.imagery.tiff_pictures import (
     as_colours,

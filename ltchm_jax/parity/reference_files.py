@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from ltchm_jax.imagery.files import atomic_write
+from ltchm_jax.files import atomic_write
 from ltchm_jax.interop import State
 
 MAX_BYTES = 4 << 30  # a state of width 512 takes 1 GiB
