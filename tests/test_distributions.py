@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy import integrate, special, stats
 
+from ltchm_jax.devices import float64
 from ltchm_jax.entropy import distributions as d
 
 SCALES = np.array([0.02, 0.11, 0.5, 1.0, 3.0, 7.9, 8.1, 40.0, 300.0, 5e3], np.float32)
@@ -151,3 +152,32 @@ def test_unknown_kind_is_named():
     one = jnp.ones((1, 1, 1))
     with pytest.raises(ValueError, match=r"kind must be one of.*'cauchy'"):
         d.mixture_bits(one[0], one, one, one, "cauchy")
+
+
+def test_the_second_derivative_of_a_log_cdf_is_its_closed_form():
+    x = np.array([-300, -30, -10.4, -9.9, -9, -5, -1, 0, 0.9, 1.1, 3, 8, 40], np.float32)
+    hazard = np.exp(stats.norm.logpdf(x.astype(float)) - special.log_ndtr(x.astype(float)))
+    np.testing.assert_allclose(jax.vmap(jax.grad(d.log_normal_cdf))(x), hazard, rtol=5e-6, atol=1e-30)
+    got = jax.vmap(jax.grad(jax.grad(d.log_normal_cdf)))(x)
+    np.testing.assert_allclose(got, -hazard * (x + hazard), rtol=5e-4, atol=1e-30)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_second_derivatives_are_finite_and_equal_differences_of_gradients(kind):
+    a, s = (v.ravel() for v in np.meshgrid(OFFSETS + 0.01, SCALES))
+    gradient = jax.grad(lambda a, s: d.LOG_MASS[kind](a, s).sum(), (0, 1))
+    points = jnp.asarray(a), jnp.asarray(s)
+    along = jax.jvp(gradient, points, (jnp.ones_like(a), jnp.ones_like(s)))[1]
+    assert np.isfinite(along).all()
+    with float64():
+        a, s, step = a.astype(np.float64), s.astype(np.float64), 1e-6
+        for direction in ((np.ones_like(a), 0 * s), (0 * a, s)):
+            got = jax.jvp(gradient, (a, s), direction)[1]
+            beyond, before = (
+                gradient(*(v + sign * step * w for v, w in zip((a, s), direction, strict=True)))
+                for sign in (1, -1)
+            )
+            for mine, high, low in zip(got, beyond, before, strict=True):
+                want = (high - low) / (2 * step)
+                off = np.abs(mine - want) / (1e-3 * np.abs(want) + 1e-4 * (1 + np.abs(high)))
+                assert off.max() < 1, (a[off.argmax()], s[off.argmax()])

@@ -27,19 +27,37 @@ def log1mexp(x: jax.Array) -> jax.Array:
     return jnp.where(x < log(2), small, large)
 
 
+@jax.custom_jvp
 def log_normal_cdf(x: jax.Array) -> jax.Array:
-    """log of the standard normal CDF; any shape. Value and gradient hold far into the lower tail."""
+    """log of the standard normal CDF; any shape. Value and all derivatives hold far into the lower tail."""
     lower = jnp.log(0.5 * jax.lax.erfc(-jnp.clip(x, _FAR - 0.5, 1.5) * 0.5**0.5))
     upper = jnp.log1p(-0.5 * jax.lax.erfc(jnp.maximum(x, 0.5) * 0.5**0.5))
-    tail = _log_normal_cdf_asymptotic(jnp.minimum(x, _FAR + 0.5))
+    far = jnp.minimum(x, _FAR + 0.5)
+    tail = _log_normal(far) - jnp.log(-far) + jnp.log1p(_tail_series(far))
     return jnp.where(x < _FAR, tail, jnp.where(x > 1.0, upper, lower))
 
 
-def _log_normal_cdf_asymptotic(x: jax.Array) -> jax.Array:
-    """log Phi(x) for x <= -10 from six terms of Phi(x) = phi(x)/|x| (1 - 1/x^2 + 3/x^4 - 15/x^6 + ...)."""
+def normal_hazard(x: jax.Array) -> jax.Array:
+    """phi(x) / Phi(x), the derivative of `log_normal_cdf`: about -x in the lower tail, 0 in the upper."""
+    near = jnp.maximum(x, _FAR - 0.5)
+    far = jnp.minimum(x, _FAR + 0.5)
+    return jnp.where(
+        x < _FAR, -far / (1 + _tail_series(far)), jnp.exp(_log_normal(near) - log_normal_cdf(near))
+    )
+
+
+log_normal_cdf.defjvps(lambda tangent, _, x: tangent * normal_hazard(x))
+
+
+def _log_normal(x: jax.Array) -> jax.Array:
+    """log phi(x), the standard normal density."""
+    return -0.5 * x * x - _LOG_SQRT_2PI
+
+
+def _tail_series(x: jax.Array) -> jax.Array:
+    """Phi(x) |x| / phi(x) - 1 for x <= -9.5 by six terms of -1/x^2 + 3/x^4 - 15/x^6 + ..."""
     r = 1.0 / (x * x)
-    series = -r * (1 - 3 * r * (1 - 5 * r * (1 - 7 * r * (1 - 9 * r * (1 - 11 * r)))))
-    return -0.5 * x * x - jnp.log(-x) - _LOG_SQRT_2PI + jnp.log1p(series)
+    return -r * (1 - 3 * r * (1 - 5 * r * (1 - 7 * r * (1 - 9 * r * (1 - 11 * r)))))
 
 
 def gaussian_log_mass(distance: jax.Array, scale: jax.Array) -> jax.Array:
