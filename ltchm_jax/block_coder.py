@@ -39,9 +39,9 @@ class BlockCoder:
     """
 
     def __init__(self, model: Model, effort: int = 0) -> None:
-        if not 0 <= effort <= MAX_EFFORT:
-            raise ValueError(f"`effort` must be 0 to {MAX_EFFORT}, got {effort}.")
-        self.model, self.devices, self.effort = model, jax.local_devices(), effort
+        if effort not in range(MAX_EFFORT + 1):
+            raise ValueError(f"`effort` must be an integer of 0 to {MAX_EFFORT}, got {effort}.")
+        self.model, self.devices, self.effort = model, jax.local_devices(), int(effort)
         self._refiner = Refiner(model.config, trained_lmbdas(model)) if effort else None
         self._placed = functools.cache(lambda i: jax.device_put(model.variables, self.devices[i]))
         wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}

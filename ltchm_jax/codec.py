@@ -4,6 +4,7 @@ A picture is cut into overlapping blocks, each padded to the model's stride and 
 (`block_coder`), so that a window can be read alone and no picture is too large.
 """
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,6 +80,11 @@ class Codec:
         self.overlap = min(OVERLAP, block_size // 4) if overlap is None else overlap
         Grid(1, 1, self.block_size, self.overlap)  # raises where they break its rules
         self.blocks = BlockCoder(model, effort)
+
+    def __reduce__(self) -> tuple:
+        """For `pickle` and `copy`: the model and the options; functions compile anew in another process."""
+        options = {"block_size": self.block_size, "overlap": self.overlap, "effort": self.blocks.effort}
+        return functools.partial(Codec, **options), (self.model, self.name.rpartition("@")[0])
 
     @classmethod
     def load(cls, name_or_path: str | Path | None = None, **options: int) -> "Codec":

@@ -162,7 +162,7 @@ def test_effort_makes_another_stream_that_is_read_as_any_other(folder, tmp_path,
 def test_an_impossible_effort_is_refused(folder, tmp_path, capsys):
     picture, model = folder / "rgb.png", ("--model", folder / "m.safetensors")
     said = refusal(capsys, "compress", picture, tmp_path / "s.ltc", "--effort", "-1", *model)
-    assert "`effort` must be 0 to 1000, got -1" in said
+    assert "`effort` must be an integer of 0 to 1000, got -1" in said
     said = refusal(capsys, "compress", picture, tmp_path / "s.ltc", "--effort", "1", *model)
     assert "file says its lambda" in said
     assert not list(tmp_path.iterdir())

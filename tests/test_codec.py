@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -192,6 +193,12 @@ def test_windows_are_crops_of_the_whole(codec, small_blocks):
     assert whole.shape == x.shape
     for window in [Rect(0, 0, 150, 100), Rect(60, 50, 20, 10), Rect(149, 99, 1, 1)]:
         np.testing.assert_array_equal(codec.decompress(data, window), whole[window.slices])
+
+
+def test_a_codec_goes_to_another_process_with_its_options(small_blocks):
+    codec = pickle.loads(pickle.dumps(small_blocks))
+    assert (codec.name, codec.block_size, codec.overlap) == (small_blocks.name, 64, small_blocks.overlap)
+    assert codec.compress(scene(40, 50)) == small_blocks.compress(scene(40, 50))
 
 
 def test_threads_share_a_codec(variables):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from small_model import small_config, small_model
 
@@ -108,6 +109,14 @@ def test_unknown_fields_are_named():
 def test_a_configuration_that_is_no_table_is_refused(values):
     with pytest.raises(ValueError, match="table"):
         ModelConfig.from_dict(values)
+
+
+def test_lists_and_numbers_of_numpy_make_the_same_hashable_record():
+    plain = ModelConfig(width=64, scale_min=0.5, lmbdas=(128.0, 256.0), hyper_attention_at=(32,))
+    loose = {"width": np.int64(64), "scale_min": np.float32(0.5), "lmbdas": [128, np.int32(256)]}
+    other = ModelConfig(**loose, hyper_attention_at=[32])
+    assert (plain, hash(plain)) == (other, hash(other))
+    assert type(other.width) is int
 
 
 def test_numbers_may_be_written_as_integers_where_the_field_is_real():

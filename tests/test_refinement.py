@@ -199,7 +199,7 @@ def test_a_model_of_another_distortion_is_refused(model):
 @pytest.mark.parametrize("effort", [-1, 1_001])
 def test_an_effort_out_of_range_is_refused(model, effort):
     codec = pytest.importorskip("ltchm_jax.codec")
-    with pytest.raises(ValueError, match="`effort` must be 0 to 1000"):
+    with pytest.raises(ValueError, match="`effort` must be an integer of 0 to 1000"):
         codec.Codec(model, effort=effort)
 
 

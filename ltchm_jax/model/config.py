@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 ATTENTIONS = ("none", "dam", "sam", "wam", "swatten")
@@ -28,11 +29,12 @@ class ModelConfig:
     """All choices that change the function computed, hashable so that it can be a static argument.
 
     The defaults are the preset `paper`: Fig. 1, Tables 1-2 and the equations of Zhang et al. 2024.
+
+    Raises:
+      ValueError: a value of another type, or out of its rule.
     """
 
-    variant: str = (
-        "paper"  # paper | released: how hyper-attention, hyper synthesis and initial values are built
-    )
+    variant: str = "paper"  # paper | released: how hyper-attention, h_s and initial values are built
     width: int = 192  # C (N in the released code): channels of the transforms; a multiple of 32
     latent_mult: int = 2  # channels of y over C
     stage_widths: tuple[int, ...] = ()  # of analysis and synthesis at 1/2, 1/4, 1/8, 1/16; empty: C at each
@@ -50,11 +52,12 @@ class ModelConfig:
     components: int = 3
     scale_min: float = 0.11
     prior_filters: tuple[int, ...] = (3, 3, 3)  # hidden widths of the factorised prior of z
-    lmbdas: tuple[
-        float, ...
-    ] = ()  # rates of a variable-rate model, lowest first; empty: one rate, no gain units
+    lmbdas: tuple[float, ...] = ()  # rates of a variable-rate model, lowest first; empty: one, no gain units
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # a list or a number of NumPy's is as good, but not to hash
+            value = _typed(field.name, getattr(self, field.name), field.default)
+            object.__setattr__(self, field.name, value)
         _check("variant", self.variant, ("paper", "released"))
         _check("attention", self.attention, ATTENTIONS)
         _check("hyper_attention", self.hyper_attention, HYPER_ATTENTIONS)
@@ -134,13 +137,13 @@ class ModelConfig:
         """
         if not isinstance(values, dict):
             raise ValueError(f"A model's configuration must be a table of fields, got {str(values)[:80]!r}.")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(fields))
         if unknown:
             raise ValueError(
                 f"A model has no field {', '.join(unknown)}; the fields are {', '.join(sorted(fields))}."
             )
-        return cls(**{k: _typed(k, v, fields[k].default) for k, v in values.items()})
+        return cls(**values)
 
 
 def _check(name: str, value: Any, legal: tuple[Any, ...]) -> None:
@@ -149,17 +152,24 @@ def _check(name: str, value: Any, legal: tuple[Any, ...]) -> None:
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:
-    """Checks a value of a configuration file against the type of the default."""
+    """A value as the type of the default, which is str, int, float or a tuple of numbers."""
     with contextlib.suppress(OverflowError):  # an integer that is no float
         if isinstance(default, tuple):
             kind = float if name == "lmbdas" else int
-            if isinstance(value, (list, tuple)) and all(type(v) in (int, kind) for v in value):
+            if isinstance(value, (list, tuple)) and all(_is_number(v, kind) for v in value):
                 return tuple(kind(v) for v in value)
-        elif isinstance(default, float) and type(value) in (int, float):
-            return float(value)
-        elif type(value) is type(default):
-            return value
+        elif isinstance(default, str):
+            if isinstance(value, str):
+                return value
+        elif _is_number(value, type(default)):
+            return type(default)(value)
     raise ValueError(f"`{name}` must be like {default!r}, got {str(value)[:80]!r}.")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether a value can stand for an int or a float; NumPy's can, bool can't."""
+    family = numbers.Integral if kind is int else numbers.Real
+    return isinstance(value, family) and not isinstance(value, bool)
 
 
 PRESETS = {
