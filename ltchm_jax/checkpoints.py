@@ -145,13 +145,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def fields_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Those of the configuration, and those of its data as `data.NAME`."""
+    """The fields of a configuration, and those of its data as `data.NAME`."""
     data = config.get("data")
     return config | {f"data.{name}": v for name, v in data.items()} if isinstance(data, dict) else config
 
 
 def lasting(fields: dict[str, Any]) -> dict[str, Any]:
-    """Those of `fields_of` that the model of a run depends on: not where data were, nor what is logged."""
+    """The fields that the model of a run depends on: not where data were, nor what is logged."""
     return {
         name: value
         for name, value in fields.items()

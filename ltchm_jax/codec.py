@@ -339,7 +339,7 @@ class Codec:
 
 
 def ahead(items: Iterable[Any], count: int) -> Iterator[Any]:
-    """The same items, each given out when `count` more were asked for: what devices compute meanwhile."""
+    """Gives out each item when `count` more were asked for: devices compute those in the meantime."""
     waiting: deque[Any] = deque()
     for item in items:
         waiting.append(item)

@@ -112,7 +112,7 @@ def save_model(path: str | Path, model: Model) -> None:
 
 
 def _with_sorted_header(content: bytes) -> bytes:
-    """The same file with its header in a fixed order: the library writes the metadata in a random one."""
+    """A model file with its header in a fixed order: the library writes the metadata in a random one."""
     size = int.from_bytes(content[:8], "little")
     text = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header = text + b" " * (-len(text) % 8)

@@ -31,7 +31,7 @@ class MetricWriter:
     """Scalars to `metrics.jsonl`, and through CLU to TensorBoard where TensorFlow is installed.
 
     Rows of steps after `step`, from which the run goes on, are dropped: they will be written again.
-    Of several processes only the first writes.
+    Of several processes only the first writes. To be used in a `with`, which closes both.
     """
 
     def __init__(self, workdir: Path, step: int = 0) -> None:
@@ -48,6 +48,14 @@ class MetricWriter:
             self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)
         except Exception as error:  # TensorFlow or CLU is not installed; the newest JAX breaks CLU's import
             print(f"no TensorBoard, metrics.jsonl has all numbers: {first_line(error)}", file=sys.stderr)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One row; in the file a number that is not finite is null."""
@@ -179,7 +187,7 @@ class Progress:
         return values
 
     def _rates(self, step: int) -> tuple[dict[str, float], float]:
-        """Those of the interval, and how many seconds all steps that follow will take."""
+        """The rates since the last line, and how many seconds all steps that follow will take."""
         seconds = (time.perf_counter() - self._began) / (step - self._step)
         rates = {
             "images_per_second": self._config.batch_size / seconds,

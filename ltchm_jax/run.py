@@ -136,8 +136,8 @@ def train(config: Any, workdir: Path, asked: list[int]) -> bool:
     else:
         host = processes.tree_from_first(host)
     try:
-        with stop_on_signals(asked):
-            run = Run(config, workdir, trainer, checkpoints, source, batches, validation, asked)
+        with stop_on_signals(asked), MetricWriter(workdir, int(host.step)) as writer:
+            run = Run(config, workdir, trainer, checkpoints, writer, source, batches, validation, asked)
             host = run.loop(host)
             stopped = int(host.step) < config.steps or processes.any_of(bool(asked))
     finally:
@@ -247,6 +247,7 @@ class Run:
     workdir: Path
     trainer: Trainer
     checkpoints: RunCheckpoints
+    writer: MetricWriter
     source: Tolerant
     batches: Any
     validation: list[np.ndarray]
@@ -255,7 +256,6 @@ class Run:
     def loop(self, host: TrainState) -> TrainState:
         """From a host state to the last step, or to where a signal stops it; returns that state, kept."""
         config, trainer = self.config, self.trainer
-        self.writer = MetricWriter(self.workdir, int(host.step))
         progress = Progress(config, share_of_peak(config, trainer.recipe.model))
         state, step, waiting, metrics = trainer.replicate(host), int(host.step), [], None
         progress.start(step)

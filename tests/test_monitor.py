@@ -20,8 +20,8 @@ def _no_board(monkeypatch):
 
 
 def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
-    writer = MetricWriter(tmp_path)
-    writer.write(3, {"loss": float("nan"), "bpp": 0.5})
+    with MetricWriter(tmp_path) as writer:
+        writer.write(3, {"loss": float("nan"), "bpp": 0.5})
     (row,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(row) == {"step": 3, "loss": None, "bpp": 0.5}
 
@@ -51,7 +51,7 @@ class Board:
     """A board that remembers."""
 
     def __init__(self) -> None:
-        self.scalars, self.images = [], []
+        self.scalars, self.images, self.closed = [], [], False
 
     def write_scalars(self, step: int, scalars: dict) -> None:
         self.scalars.append((step, scalars))
@@ -62,6 +62,9 @@ class Board:
     def flush(self) -> None:
         pass
 
+    def close(self) -> None:
+        self.closed = True
+
 
 @pytest.mark.parametrize(("bands", "shown"), [(1, 1), (2, 1), (3, 3), (4, 3), (12, 3)])
 def test_a_board_gets_scalars_and_pictures_beside_their_reconstructions(tmp_path, monkeypatch, bands, shown):
@@ -69,12 +72,13 @@ def test_a_board_gets_scalars_and_pictures_beside_their_reconstructions(tmp_path
     writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: board)
     monkeypatch.setitem(sys.modules, "clu", types.SimpleNamespace(metric_writers=writers))
     monkeypatch.setattr(monitor, "small_tensorflow", lambda: None)  # need not be installed
-    writer = MetricWriter(tmp_path)
-    assert writer.shows_pictures
-    writer.write(5, {"loss": 2.0})
-    assert board.scalars == [(5, {"loss": 2.0})]
     originals, made = np.zeros((2, 4, 6, bands), np.uint8), np.ones((2, 4, 6, bands), np.uint8)
-    writer.write_pictures(5, originals, made)
+    with MetricWriter(tmp_path) as writer:
+        assert writer.shows_pictures
+        writer.write(5, {"loss": 2.0})
+        writer.write_pictures(5, originals, made)
+    assert board.closed
+    assert board.scalars == [(5, {"loss": 2.0})]
     ((step, images),) = board.images
     assert (step, list(images)) == (5, ["validation/pictures"])
     want = np.concatenate([originals, made], 2)[..., :shown]
@@ -82,7 +86,8 @@ def test_a_board_gets_scalars_and_pictures_beside_their_reconstructions(tmp_path
 
 
 def test_without_a_board_there_are_no_pictures(tmp_path):
-    assert not MetricWriter(tmp_path).shows_pictures
+    with MetricWriter(tmp_path) as writer:
+        assert not writer.shows_pictures
 
 
 @pytest.mark.slow
@@ -91,7 +96,8 @@ def test_tensorboard_has_the_pictures(tmp_path, monkeypatch):
     pytest.importorskip("clu.metric_writers")
     pytest.importorskip("tensorflow")
     images = np.zeros((2, 16, 16, 3), np.uint8)
-    MetricWriter(tmp_path).write_pictures(1, images, images)
+    with MetricWriter(tmp_path) as writer:
+        writer.write_pictures(1, images, images)
     (events,) = tmp_path.glob("events*")
     assert b"validation/pictures" in events.read_bytes()
 

@@ -114,7 +114,7 @@ def test_several_processes_stop_together_where_they_log(folder, tmp_path, monkey
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(run.processes, "any_of", lambda mine: not mine)
     asked: list[int] = []
-    stopping = run.Run(config_of(folder), tmp_path, *[None] * 5, asked)  # type: ignore[arg-type]
+    stopping = run.Run(config_of(folder), tmp_path, *[None] * 6, asked)  # type: ignore[arg-type]
     assert stopping.stops(step) is heard
 
 

@@ -36,7 +36,7 @@ class Tails(Protocol):
         """int64: the mass of symbols at least n + 1 steps from the centre; n int64, one for each symbol."""
 
     def select(self, rows: np.ndarray) -> "Tails":
-        """The same for the symbols `rows` only."""
+        """The masses of the symbols `rows` alone."""
 
 
 class Model(Protocol):

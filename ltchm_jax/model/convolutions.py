@@ -84,7 +84,7 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 def _gradient_of_input(
     shape: tuple[int, ...], kernel: Array, gradient: Array, stride: int, padding: Padding
 ) -> Array:
-    """That of an x of this shape. With stride 2 the zeros in between are not multiplied."""
+    """The gradient of an x of this shape. With stride 2 the zeros in between are not multiplied."""
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     if stride == 2:
         return upsample_conv2d(gradient, flipped)[:, : shape[1], : shape[2]]
@@ -93,7 +93,7 @@ def _gradient_of_input(
 
 
 def _gradient_of_kernel(x: Array, size: int, gradient: Array, stride: int, padding: Padding) -> Array:
-    """That of a kernel of this size: the padded x cross-correlated with the gradient, images as channels."""
+    """The gradient of a kernel: the padded x cross-correlated with the gradient, images as channels."""
     rows, columns = (stride * (n - 1) + size for n in gradient.shape[1:3])
     seen = zero_padded(x, padding)[:, :rows, :columns]
     turned = _correlate(seen.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), apart=stride)
@@ -101,7 +101,7 @@ def _gradient_of_kernel(x: Array, size: int, gradient: Array, stride: int, paddi
 
 
 def _conv2d_as_matmul(x: Array, kernel: Array, stride: int) -> Array:
-    """The same of a padded x in one matrix product: XLA's own in float64 is about 30 times slower on CPU."""
+    """A convolution of a padded x as one matrix product: in float64 XLA's own takes 30 times as long on CPU."""
     size = kernel.shape[0]
     height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
     taps = [

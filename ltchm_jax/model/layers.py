@@ -72,7 +72,7 @@ def bias_init(fan_in: int) -> Initializer:
 
 
 def kernel_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """The same for a kernel [..., I, O], whose fan-in is all but the last."""
+    """`bias_init` for a kernel [..., I, O], whose fan-in is all but the last axis."""
     return bias_init(math.prod(shape[:-1]))(key, shape, dtype)
 
 
