@@ -101,7 +101,7 @@ def _gradient_of_kernel(x: Array, size: int, gradient: Array, stride: int, paddi
 
 
 def _conv2d_as_matmul(x: Array, kernel: Array, stride: int) -> Array:
-    """A convolution of a padded x as one matrix product: in float64 XLA's own takes 30 times as long on CPU."""
+    """A convolution of a padded x as one matrix product: in float64 XLA's takes 30 times as long."""
     size = kernel.shape[0]
     height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
     taps = [
