@@ -83,8 +83,10 @@ class Codec:
 
     def __reduce__(self) -> tuple:
         """For `pickle` and `copy`: the model and the options; functions compile anew in another process."""
-        options = {"block_size": self.block_size, "overlap": self.overlap, "effort": self.blocks.effort}
-        return functools.partial(Codec, **options), (self.model, self.name.rpartition("@")[0])
+        made = functools.partial(
+            Codec, block_size=self.block_size, overlap=self.overlap, effort=self.blocks.effort
+        )
+        return made, (self.model, self.name.rpartition("@")[0])
 
     @classmethod
     def load(cls, name_or_path: str | Path | None = None, **options: int) -> "Codec":

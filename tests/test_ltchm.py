@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from small_model import small_model
 
 from ltchm_jax.devices import float64
-from ltchm_jax.losses import symbol_bits
+from ltchm_jax.losses import rate_distortion, symbol_bits
 from ltchm_jax.model import (
     LTCHM,
     PRESETS,
@@ -251,3 +253,32 @@ def test_what_is_no_batch_of_images_is_refused(images):
     config = ModelConfig(width=32, attention="none", hyper_attention="none")
     with pytest.raises(ValueError, match=r"must be floats in 0\.\.1, \[B, H, W, 3\]"):
         jax.eval_shape(LTCHM(config).apply, abstract_variables(config), images)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this JAX has no checks of what varies over a mesh")
+def test_gradients_pass_the_checks_of_shard_map_and_equal_those_of_one_device():
+    """With batch statistics over both devices, and every kind of layer in the model."""
+    config = ModelConfig(
+        width=32, hyper_attention_at=(32,), attention_at_analysis=(16,), attention_at_synthesis=()
+    )
+    variables, x = init_variables(config, jax.random.key(0)), photo(0, 4, 64, 64, 3)
+    noise = photo(1, 4, 4, 4, 64) - 0.5, photo(2, 4, 1, 1, 32) - 0.5
+
+    def loss(params, x, noise, axis=None):
+        state = variables | {"params": params}
+        out, _ = LTCHM(config, axis).apply(state, x, None, noise, train=True, mutable=["batch_stats"])
+        return jnp.mean(rate_distortion(out, x, jnp.full(len(x), 500.0), config.mixture, "mse").loss)
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=Mesh(np.array(jax.devices("cpu")[:2]), ("batch",)),
+        in_specs=(P(), P("batch"), P("batch")),
+        out_specs=P(),
+    )
+    def shared(params, x, noise):
+        return jax.grad(lambda p: jax.lax.pmean(loss(p, x, noise, "batch"), "batch"))(params)
+
+    got, want = (jax.jit(f)(variables["params"], x, noise) for f in (shared, jax.grad(loss)))
+    for mine, whole in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(mine, whole, atol=1e-3 * np.abs(whole).max())

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ltchm_jax.model.convolutions import alike
 from ltchm_jax.model.layers import Array, param
 
 EPSILON = 1e-5
@@ -35,7 +36,7 @@ class BatchNorm(nn.Module):
             return affine(x, scale, bias, mean.value, var.value)
         if self.is_initializing():
             return x
-        out, batch_mean, batch_var = normalise(x, scale, bias, self.axis_name)
+        out, batch_mean, batch_var = normalise(*alike(x, scale, bias), self.axis_name)
         count = x.size // x.shape[-1] * (1 if self.axis_name is None else lax.psum(1, self.axis_name))
         keep, unbias = MOMENTUM**self.repeats, count / max(count - 1, 1)
         mean.value = keep * mean.value + (1 - keep) * batch_mean

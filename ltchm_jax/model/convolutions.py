@@ -16,6 +16,24 @@ SAME: Padding = ((1, 1), (1, 1))  # of a 3x3 kernel
 UNROLLED = 3  # largest depthwise kernel that is one expression
 
 
+def alike(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays, all varying over the axes of a mesh that any of them varies over.
+
+    `jax.shard_map` asks that of the arguments of a function whose gradient is written out, and gives each its
+    own gradient back. Elsewhere, and in JAX that knows of no such thing, they are left as they are.
+    """
+    if not hasattr(lax, "pcast"):
+        return arrays
+    kinds = [jax.typeof(array) for array in arrays]
+    axes = [getattr(kind, "manual_axis_type", kind) for kind in kinds]
+    varying = [frozenset(getattr(a, "varying", getattr(a, "vma", ()))) for a in axes]
+    every = frozenset().union(*varying)
+    return tuple(
+        lax.pcast(array, tuple(every - its), to="varying") if every - its else array
+        for array, its in zip(arrays, varying, strict=True)
+    )
+
+
 def mix_channels(x: Array, matrix: Array) -> Array:
     """x [..., I] @ matrix [I, O]: [..., O].
 
@@ -30,7 +48,7 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
         return mix_channels(x[:, ::stride, ::stride], kernel[0, 0])
     if x.dtype == jnp.float64:
         return _conv2d_as_matmul(zero_padded(x, padding), kernel, stride)
-    return _convolve(x, kernel, stride, padding)
+    return _convolve(*alike(x, kernel), stride, padding)
 
 
 def zero_padded(x: Array, padding: Padding) -> Array:
@@ -144,14 +162,18 @@ def _phase_kernel(kernel: Array) -> Array:
     return kernel.reshape(2, 2, axes[0], 4 * axes[1])
 
 
-@jax.custom_vjp
 def add_offset(x: Array, offset: Array) -> Array:
     """x [B, H, W, C] + offset [B or 1, 1, 1, C]; the gradient of the offset is `sum_over_pixels`."""
+    return _add_offset(*alike(x, offset))
+
+
+@jax.custom_vjp
+def _add_offset(x: Array, offset: Array) -> Array:
     return x + offset
 
 
 def _add_offset_forward(x: Array, offset: Array) -> tuple[Array, Array]:
-    return add_offset(x, offset), offset
+    return _add_offset(x, offset), offset
 
 
 def _add_offset_backward(offset: Array, gradient: Array) -> tuple[Array, Array]:
@@ -163,16 +185,20 @@ def _sum_for(count: int, x: Array) -> Array:
     return sum_over_pixels(x.reshape(count, -1, *x.shape[2:]))
 
 
-add_offset.defvjp(_add_offset_forward, _add_offset_backward)
+_add_offset.defvjp(_add_offset_forward, _add_offset_backward)
 
 
-@jax.custom_vjp
 def depthwise_conv2d(x: Array, kernel: Array) -> Array:
     """Depthwise 'same' cross-correlation of x [B, H, W, C] with kernels [B or 1, k, k, C], k odd.
 
     Shifted multiply-adds: on CPU some 40 times faster than a grouped convolution, and one fused loop
     elsewhere. The gradient is written out, because the derived one takes minutes to compile for 7 x 7.
     """
+    return _depthwise(*alike(x, kernel))
+
+
+@jax.custom_vjp
+def _depthwise(x: Array, kernel: Array) -> Array:
     return _sum_of_shifts(x, kernel)
 
 
@@ -206,7 +232,7 @@ def _along_row(x: Array, taps: Array) -> Array:
 
 
 def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_conv2d(x, kernel), (x, kernel)
+    return _depthwise(x, kernel), (x, kernel)
 
 
 def _depthwise_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -220,7 +246,7 @@ def _depthwise_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Ar
     rows, columns = jnp.divmod(jnp.arange(size * size), size)
     taps = lax.map(tap, (rows, columns))  # [k*k, B or 1, C]
     kernel_gradient = jnp.moveaxis(taps.reshape(size, size, count, -1), 2, 0)
-    return depthwise_conv2d(gradient, kernel[:, ::-1, ::-1]), kernel_gradient
+    return _depthwise(gradient, kernel[:, ::-1, ::-1]), kernel_gradient
 
 
-depthwise_conv2d.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)

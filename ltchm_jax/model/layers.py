@@ -43,7 +43,7 @@ def param(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape, jnp.float32)
-    value = module.get_variable("params", name)
+    value: Array = module.get_variable("params", name)
     if value.shape != shape:
         raise ValueError(
             f"Parameter {'/'.join((*module.path, name))!r} must have shape {list(shape)}, got "
@@ -182,7 +182,7 @@ BETA_MIN = 1e-6
 
 
 def _gamma_init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    return jnp.sqrt(0.1 * jnp.eye(*shape, dtype=dtype) + PEDESTAL)
+    return jnp.sqrt(0.1 * jnp.eye(shape[0], dtype=dtype) + PEDESTAL)
 
 
 class GDN(nn.Module):
