@@ -121,3 +121,9 @@ def test_the_exact_gelu_and_its_gradient_equal_their_definitions():
     np.testing.assert_allclose(layers.exact_gelu(x), x * ndtr(x), rtol=1e-5, atol=1e-7)
     want = ndtr(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(jax.vmap(jax.grad(layers.exact_gelu))(x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_rectifier_and_its_gradient_equal_their_definitions():
+    x = np.float32([-2, -0.0, 0, 1e-30, 3])
+    np.testing.assert_array_equal(layers.relu(x), np.maximum(x, 0))
+    np.testing.assert_array_equal(jax.vmap(jax.grad(layers.relu))(x), [0, 0, 0, 1, 1])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from ltchm_jax.model.layers import Array, Conv, Linear, exact_gelu, layer_norm
+from ltchm_jax.model.layers import Array, Conv, Linear, exact_gelu, layer_norm, relu
 from ltchm_jax.model.window_attention import WindowAttention
 
 UNITS = 3  # residual units in each branch
@@ -41,7 +41,7 @@ class SAM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return gated(x, x, nn.relu)
+        return gated(x, x, relu)
 
 
 class WAM(nn.Module):
@@ -85,4 +85,4 @@ class SWAtten(nn.Module):
         hidden = Conv(self.inner, 1, name="squeeze")(x)
         attended = SwinBlock(heads, self.window, 0, name="block1")(hidden)
         attended = SwinBlock(heads, self.window, self.window // 2, name="block2")(attended)
-        return Conv(x.shape[-1], 1, name="expand")(gated(hidden, attended, nn.relu))
+        return Conv(x.shape[-1], 1, name="expand")(gated(hidden, attended, relu))

@@ -9,7 +9,7 @@ from jax import lax
 
 from ltchm_jax.model.batch_norm import BatchNorm
 from ltchm_jax.model.convolutions import add_offset, depthwise_conv2d
-from ltchm_jax.model.layers import Array, Conv, exact_gelu, normal_init, param
+from ltchm_jax.model.layers import Array, Conv, exact_gelu, normal_init, param, relu
 from ltchm_jax.model.pooling import adaptive_average_pool
 
 KERNELS = 2  # that an input-dependent convolution mixes
@@ -83,8 +83,8 @@ class ResidualUnit(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         options = (self.reduction, self.norm, self.train, self.axis_name)
-        residual = nn.relu(IDConv(1, *options, name="idconv1")(x))
-        residual = nn.relu(IDConv(3, *options, name="idconv2")(residual))
+        residual = relu(IDConv(1, *options, name="idconv1")(x))
+        residual = relu(IDConv(3, *options, name="idconv2")(residual))
         return x + IDConv(1, *options, name="idconv3")(residual)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ltchm_jax.model.layers import Array, Conv, DepthwiseConv, Linear, layer_norm, leaky_relu
+from ltchm_jax.model.layers import Array, Conv, DepthwiseConv, Linear, layer_norm, leaky_relu, relu
 from ltchm_jax.model.window_attention import WindowAttention
 
 HEAD_DIM = 32
@@ -43,7 +43,7 @@ class SaE(nn.Module):
         channels = x.shape[-1]
         squeezed = jnp.mean(x, (1, 2), keepdims=True)
         # The four have the same input: side by side they are one matrix product.
-        hidden = nn.relu(Linear(4 * (channels // self.reduction), use_bias=False, name="squeeze")(squeezed))
+        hidden = relu(Linear(4 * (channels // self.reduction), use_bias=False, name="squeeze")(squeezed))
         return x * nn.sigmoid(Linear(channels, use_bias=False, name="excite")(hidden))
 
 

@@ -24,6 +24,20 @@ leaky_relu = functools.partial(nn.leaky_relu, negative_slope=SLOPE)
 
 
 @jax.custom_vjp
+def relu(x: Array) -> Array:
+    """max(x, 0); the gradient keeps the result alone, which what follows keeps anyway."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    out = jnp.maximum(x, 0)
+    return out, out
+
+
+relu.defvjp(_relu_forward, lambda out, gradient: (jnp.where(out > 0, gradient, 0),))
+
+
+@jax.custom_vjp
 def exact_gelu(x: Array) -> Array:
     """x times the normal distribution function at x; the gradient keeps x alone."""
     return nn.gelu(x, approximate=False)
