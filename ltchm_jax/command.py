@@ -22,10 +22,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def outcome(program: str, work: Callable[[], int | None], advice: str = "") -> int:
-    """Does the work of a command and returns its exit status: what `work` returns, 0 for None, or
+    """Does the work of a command and returns its exit status.
 
-    2 after a line of error; 130 for Ctrl-C or a termination; 141 where nobody reads the output any more.
-    `advice` is added where memory of a device ran out.
+    That is what `work` returns (0 for None); 2 after a line of error; 130 for Ctrl-C or a termination; 141
+    where nobody reads the output any more. `advice` is added to the line where memory of a device ran out.
     """
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  what is said there must not go elsewhere
     try:
