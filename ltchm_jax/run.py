@@ -309,7 +309,7 @@ class Run:
         if self.writer.shows_pictures:
             images = self.validation[0]
             self.writer.write_pictures(int(host.step), images, self.trainer.reconstruct(host, images))
-        say("\n" + " ".join(f"{k} {v:.4f}" for k, v in named.items()))
+        say(" ".join(f"{k} {v:.4f}" for k, v in named.items()))
         return processes.from_first(means["loss"])
 
 
