@@ -61,32 +61,30 @@ def normalise(x: Array, scale: Array, bias: Array, axis_name: str | None) -> tup
 
 
 def _normalise_forward(x: Array, scale: Array, bias: Array, axis_name: str | None) -> tuple:
-    mean = _mean(x, axis_name)
-    var = _mean(jnp.square(x.astype(jnp.float32) - _like(mean, x, jnp.float32)), axis_name)
+    wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    mean = _shared(jnp.mean(wide, axes), axis_name)
+    var = _shared(jnp.mean(jnp.square(wide - _like(mean, wide)), axes), axis_name)
     return (affine(x, scale, bias, mean, var), mean, var), (x, scale, mean, lax.rsqrt(var + EPSILON))
 
 
 def _normalise_backward(axis_name: str | None, saved: tuple, cotangents: tuple) -> tuple[Array, Array, Array]:
     x, scale, mean, rate = saved
-    gradient = cotangents[0].astype(jnp.float32)
-    unit = (x.astype(jnp.float32) - _like(mean, x, jnp.float32)) * _like(rate, x, jnp.float32)
-    axes = tuple(range(x.ndim - 1))
+    wide, gradient, axes = x.astype(jnp.float32), cotangents[0].astype(jnp.float32), tuple(range(x.ndim - 1))
+    unit = (wide - _like(mean, wide)) * _like(rate, wide)
     along, level = jnp.sum(gradient * unit, axes), jnp.sum(gradient, axes)
-    count = x.size // x.shape[-1]
-    shared = jnp.stack([along, level]) / count
-    shared = shared if axis_name is None else lax.pmean(shared, axis_name)
-    centred = gradient - unit * _like(shared[0], x, jnp.float32) - _like(shared[1], x, jnp.float32)
-    return (centred * _like(scale * rate, x, jnp.float32)).astype(x.dtype), along, level
+    means = _shared(jnp.stack([along, level]) / (x.size // x.shape[-1]), axis_name)
+    centred = gradient - unit * _like(means[0], wide) - _like(means[1], wide)
+    return (centred * _like(scale * rate, wide)).astype(x.dtype), along, level
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _mean(x: Array, axis_name: str | None) -> Array:
-    mean = jnp.mean(x.astype(jnp.float32), tuple(range(x.ndim - 1)))
-    return mean if axis_name is None else lax.pmean(mean, axis_name)
+def _shared(row: Array, axis_name: str | None) -> Array:
+    """The mean over the devices of the axis, if there is one."""
+    return row if axis_name is None else lax.pmean(row, axis_name)
 
 
-def _like(row: Array, x: Array, dtype: jnp.dtype | None = None) -> Array:
-    """[C] -> [1, ..., 1, C], of the rank of x and of its type or another."""
-    return row.astype(dtype or x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+def _like(row: Array, x: Array) -> Array:
+    """[C] -> [1, ..., 1, C], of the rank and the type of x."""
+    return row.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
