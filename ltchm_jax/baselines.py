@@ -91,13 +91,13 @@ class Baseline:
     """A conventional codec.
 
     Attributes:
-        title: how it is called in tables.
-        setting: what `settings` are, in words.
-        settings: those of the paper.
-        wide: a grid that reaches far enough both ways for Bjontegaard deltas; holds `settings`.
-        encode: uint8 [H, W, 3] and a setting to the bytes of a file.
-        decode: those bytes to uint8 [H, W, 3].
-        tool: what it needs on this machine.
+      title: how it is called in tables.
+      setting: what `settings` are, in words.
+      settings: those of the paper.
+      wide: a grid that reaches far enough both ways for Bjontegaard deltas; holds `settings`.
+      encode: uint8 [H, W, 3] and a setting to the bytes of a file.
+      decode: those bytes to uint8 [H, W, 3].
+      tool: what it needs on this machine.
     """
 
     title: str
@@ -220,20 +220,16 @@ BASELINES: dict[str, Baseline] = {
 }  # fmt: skip
 
 DEFAULTS = ("jpeg2000-paper", "jpeg2000", "webp", "avif")
-ANCHORS = (
-    "jpeg2000-paper",
-    "jpeg2000",
-    "avif",
-    "heic",
-)  # of Bjontegaard figures, as far as they were measured
+# Of Bjontegaard figures, as far as they were measured.
+ANCHORS = ("jpeg2000-paper", "jpeg2000", "avif", "heic")
 
 
 def find(name: str) -> Baseline:
     """The baseline of that name.
 
     Raises:
-        ValueError: there is none.
-        MissingEncoder: it can't run on this machine.
+      ValueError: there is none.
+      MissingEncoder: it can't run on this machine.
     """
     if name not in BASELINES:
         raise ValueError(f"codec must be one of {', '.join(BASELINES)}, got {name!r}")

@@ -75,9 +75,8 @@ __all__ = [
 MAX_PIXELS = 2 * 16384 * 16384
 GUARDS, ALPHA = b"G", b"A"  # chunk types in upper case: a reader that doesn't know one must refuse the stream
 REQUIRED = (GUARDS, ALPHA)
-INDEX_ENTRY = struct.Struct(
-    "<II"
-)  # CRC-32 of the payload, CRC-32 of the latents; a varint length precedes them
+# CRC-32 of the payload, CRC-32 of the latents; a varint length precedes them.
+INDEX_ENTRY = struct.Struct("<II")
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,14 @@ def run(
     """Writes the files of the demonstration and prints the table.
 
     Args:
-        codec: the model.
-        x: uint8 [H, W, 3].
-        out: the folder, made where it is missing.
-        quality: for `codec.compress`.
-        effort: that `codec` was loaded with, for the table.
+      codec: the model.
+      x: uint8 [H, W, 3].
+      out: the folder, made where it is missing.
+      quality: for `codec.compress`.
+      effort: that `codec` was loaded with, for the table.
 
     Returns:
-        The lines of the table, the model first.
+      The lines of the table, the model first.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_image(out / "scene.png", Image(x, Layout.RGB))

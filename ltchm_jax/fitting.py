@@ -29,7 +29,7 @@ CLIP_NORM = 1.0  # of the gradient
 
 Tree = dict[str, Any]
 # Told after each tenth of a fit: the steps done, and the mean bpp or PSNR in dB since it was last told.
-Seen = Callable[[int, float], None]
+Report = Callable[[int, float], None]
 
 
 def fit_entropy_model(
@@ -39,7 +39,7 @@ def fit_entropy_model(
     steps: int,
     key: jax.Array,
     noisy: bool = False,
-    seen: Seen = lambda step, found: None,
+    report: Report = lambda step, found: None,
 ) -> Tree:
     """Descends the rate: in all parameters but those of the transforms and of the gains of y, or in few.
 
@@ -49,7 +49,7 @@ def fit_entropy_model(
       key: draws windows, qualities and noise.
       noisy: whether y and z have noise in place of rounding, for transforms that are yet to be trained with
         it; else their very integers are coded (Guo et al. 2021), and only the prior of y learns: z stays.
-      seen: is told how far the fit is and the bpp; what it raises ends the fit.
+      report: is told how far the fit is and the bpp; what it raises ends the fit.
 
     Returns:
       The variables.
@@ -66,7 +66,7 @@ def fit_entropy_model(
     def windows(key: jax.Array) -> np.ndarray:
         return _windows(latents, key)
 
-    free = _descend(loss, free, windows, NOISY_RATE if noisy else INTEGER_RATE, steps, key, seen)
+    free = _descend(loss, free, windows, NOISY_RATE if noisy else INTEGER_RATE, steps, key, report)
     return variables | {"params": kept | free}
 
 
@@ -76,7 +76,7 @@ def fit_synthesis(
     batches: Iterator[np.ndarray],
     steps: int,
     key: jax.Array,
-    seen: Seen = lambda step, found: None,
+    report: Report = lambda step, found: None,
     parts: int = 1,
 ) -> Tree:
     """Ascends the PSNR in the parameters of the synthesis and the inverse gains, from rounded latents.
@@ -87,7 +87,7 @@ def fit_synthesis(
       batches: uint8 [B, H, W, bands], sides multiples of 16, always of one shape.
       steps: 1 or more.
       key: draws qualities.
-      seen: is told how far the fit is and the PSNR; what it raises ends the fit.
+      report: is told how far the fit is and the PSNR; what it raises ends the fit.
       parts: in which a batch is taken one after the other, which divides the memory that a step needs.
 
     Returns:
@@ -109,7 +109,7 @@ def fit_synthesis(
         return -jnp.mean(jax.lax.map(jax.checkpoint(lambda part: psnr(error(fitted, *part))), split))
 
     def decibels(step: int, value: float) -> None:
-        seen(step, -value)
+        report(step, -value)
 
     free = _descend(loss, free, lambda key: next(batches), SYNTHESIS_RATE, steps, key, decibels)
     return variables | {"params": whole(free)}
@@ -122,7 +122,7 @@ def _descend(
     rate: float,
     steps: int,
     key: jax.Array,
-    seen: Seen,
+    report: Report,
 ) -> Tree:
     """Parameters after so many steps."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
@@ -141,7 +141,7 @@ def _descend(
         free, state, value = step(free, state, batch_of(of_batch), of_loss)
         values.append(value)
         if len(values) >= steps / 10 or i + 1 == steps:
-            seen(i + 1, float(np.mean(jax.device_get(values))))
+            report(i + 1, float(np.mean(jax.device_get(values))))
             values = []
     return jax.device_get(free)
 

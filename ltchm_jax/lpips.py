@@ -65,20 +65,20 @@ class Lpips:
     """LPIPS with one backbone. Call it on a pair of images; smaller is more alike, 0 for equal images.
 
     Attributes:
-        version: backbone and digest of the weights, 'alex@0123456789abcdef'; distances of two versions are
-            not to be compared.
+      version: backbone and digest of the weights, 'alex@0123456789abcdef'; distances of two versions are
+        not to be compared.
     """
 
     def __init__(self, net: str, tensors: Mapping[str, np.ndarray]) -> None:
         """Checks and keeps the weights.
 
         Args:
-            net: 'alex' or 'vgg'.
-            tensors: float arrays in PyTorch layout, [out, in, k, k] for a convolution, under the names in
-                the module's docstring; others are left alone.
+          net: 'alex' or 'vgg'.
+          tensors: float arrays in PyTorch layout, [out, in, k, k] for a convolution, under the names in
+            the module's docstring; others are left alone.
 
         Raises:
-            ValueError: the backbone is unknown, or a tensor is missing or has another shape.
+          ValueError: the backbone is unknown, or a tensor is missing or has another shape.
         """
         if net not in BACKBONES:
             raise ValueError(f"LPIPS backbone must be one of {', '.join(BACKBONES)}, got {net!r}")
@@ -98,8 +98,8 @@ class Lpips:
         """Reads the weights from one or more files (.safetensors or .npz; nothing is unpickled).
 
         Raises:
-            ValueError: a file is of another kind or damaged, or tensors are missing.
-            OSError: a file can't be read.
+          ValueError: a file is of another kind or damaged, or tensors are missing.
+          OSError: a file can't be read.
         """
         tensors: dict[str, np.ndarray] = {}
         for path in paths:
@@ -113,13 +113,13 @@ class Lpips:
         compiled once.
 
         Args:
-            x: original.
-            x_hat: reconstruction, the same shape.
-            released: what the released code computes: 0..1 goes in where the network was fitted to -1..1,
-                so contrast is halved and the level is off, and distances come out different, mostly lower.
+          x: original.
+          x_hat: reconstruction, the same shape.
+          released: what the released code computes: 0..1 goes in where the network was fitted to -1..1,
+            so contrast is halved and the level is off, and distances come out different, mostly lower.
 
         Raises:
-            ValueError: shapes differ, or an array is not uint8 [H, W, 3].
+          ValueError: shapes differ, or an array is not uint8 [H, W, 3].
         """
         pair = [np.asarray(image) for image in (x, x_hat)]
         if any(a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3 or not a.size for a in pair) or (

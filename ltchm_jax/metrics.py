@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ltchm_jax import windows
+from ltchm_jax import local_statistics
 
 # Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", 2003.
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -38,13 +38,13 @@ def psnr(x: ArrayLike, x_hat: ArrayLike, released: bool = False) -> float:
     """Peak signal-to-noise ratio in dB, 10 log10(255^2 / MSE), over all pixels and bands; inf when equal.
 
     Args:
-        x: original, uint8 [H, W, C].
-        x_hat: reconstruction, uint8 [H, W, C]; with `released`, float [H, W, C] in units of 1.
-        released: what the released code computes. Its MSE is taken on the decoder's output in units of 1,
-            before clipping to 0..1 and before rounding to 8 bits, so it is not the PSNR of a stored image.
+      x: original, uint8 [H, W, C].
+      x_hat: reconstruction, uint8 [H, W, C]; with `released`, float [H, W, C] in units of 1.
+      released: what the released code computes. Its MSE is taken on the decoder's output in units of 1,
+        before clipping to 0..1 and before rounding to 8 bits, so it is not the PSNR of a stored image.
 
     Raises:
-        ValueError: shapes differ, or the types are not the ones above.
+      ValueError: shapes differ, or the types are not the ones above.
     """
     if released:
         original = _checked(x, "x").astype(np.float64) / 255.0
@@ -73,15 +73,15 @@ def ms_ssim(x: ArrayLike, x_hat: ArrayLike, released: bool = False) -> float:
     extended to 11 by reflection.
 
     Args:
-        x: original, uint8 [H, W, C].
-        x_hat: reconstruction, uint8 [H, W, C].
-        released: what the released code computes. The factor of the coarsest scale enters once for each
-            finer scale, so its exponent is 4 * 0.1333 instead of 0.1333, and bands are averaged before the
-            powers are taken. Values come out low. (That code also pads odd sides with zeros; it only ever
-            saw 256x256, where no side is odd, and the padding is not reproduced.)
+      x: original, uint8 [H, W, C].
+      x_hat: reconstruction, uint8 [H, W, C].
+      released: what the released code computes. The factor of the coarsest scale enters once for each
+        finer scale, so its exponent is 4 * 0.1333 instead of 0.1333, and bands are averaged before the
+        powers are taken. Values come out low. (That code also pads odd sides with zeros; it only ever
+        saw 256x256, where no side is odd, and the padding is not reproduced.)
 
     Raises:
-        ValueError: shapes differ, or an array is not uint8 [H, W, C].
+      ValueError: shapes differ, or an array is not uint8 [H, W, C].
     """
     x, x_hat = _pair(x, x_hat)
     if np.array_equal(x, x_hat):
@@ -89,7 +89,7 @@ def ms_ssim(x: ArrayLike, x_hat: ArrayLike, released: bool = False) -> float:
     original, output = (_reflect_to(image, SSIM_WINDOW) for image in (x, x_hat))
     height, width, _ = original.shape
     num_scales = _num_scales(min(height, width))
-    canvas = windows.canvas(original, output)
+    canvas = local_statistics.canvas(original, output)
     terms = _ms_ssim_terms(canvas, height, width, num_scales)
     structure, similarity = np.maximum(terms, 0.0)  # [scales, C] each
     weights = np.asarray(MS_SSIM_WEIGHTS[:num_scales])
@@ -117,18 +117,18 @@ def vif_p(x: ArrayLike, x_hat: ArrayLike) -> float:
     The released code calls a wavelet-domain VIF of another package under this name, which is another measure.
 
     Args:
-        x: original, uint8 [H, W, 3], or [H, W, 1] taken as luma.
-        x_hat: reconstruction, the same shape and type.
+      x: original, uint8 [H, W, 3], or [H, W, 1] taken as luma.
+      x_hat: reconstruction, the same shape and type.
 
     Raises:
-        ValueError: shapes differ, an array is not uint8, or there are neither 1 nor 3 bands.
+      ValueError: shapes differ, an array is not uint8, or there are neither 1 nor 3 bands.
     """
     original, output = _pair(x, x_hat)
     if original.shape[2] not in (1, 3):
         raise ValueError(f"VIFp is defined for 1 or 3 bands, got {original.shape[2]}; pass three bands")
     original, output = (_reflect_to(image, _VIF_SMALLEST) for image in (original, output))
     height, width, _ = original.shape
-    rows = np.asarray(_vif_rows(windows.canvas(original, output), height, width), np.float64)
+    rows = np.asarray(_vif_rows(local_statistics.canvas(original, output), height, width), np.float64)
     kept, total = rows.sum(axis=1)
     return float((kept + _EPS) / (total + _EPS))
 
@@ -169,12 +169,14 @@ def _num_scales(shorter_side: int) -> int:
 
 def _ssim_of_band(pair: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
     """Mean contrast-structure term and mean SSIM of one band at one scale: [2, H, W] in 0..1 -> [2]."""
-    (mean_x, mean_y), (var_x, var_y, cov) = windows.moments(pair, windows.gaussian(SSIM_WINDOW, SSIM_SIGMA))
+    (mean_x, mean_y), (var_x, var_y, cov) = local_statistics.moments(
+        pair, local_statistics.gaussian(SSIM_WINDOW, SSIM_SIGMA)
+    )
     structure = (2 * cov + SSIM_C2) / (var_x + var_y + SSIM_C2)
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
     height, width = height - SSIM_WINDOW + 1, width - SSIM_WINDOW + 1
     terms = jnp.stack([structure, structure * luminance])
-    terms = jnp.where(windows.inside(terms.shape, height, width), terms, 0.0)
+    terms = jnp.where(local_statistics.inside(terms.shape, height, width), terms, 0.0)
     return terms.sum(-1).sum(-1) / (height * width)
 
 
@@ -207,7 +209,7 @@ def _ms_ssim_terms(canvas: np.ndarray, height: int, width: int, num_scales: int)
 
 def _vif_information(pair: jax.Array, taps: tuple[float, ...]) -> jax.Array:
     """Information (log10) kept by the reconstruction and held by the original: [2, H, W] -> [2, H', W']."""
-    _, (var_x, var_y, cov) = windows.moments(pair, taps)
+    _, (var_x, var_y, cov) = local_statistics.moments(pair, taps)
     flat_x, flat_y = var_x < _EPS, var_y < _EPS
     gain = jnp.where(flat_x | flat_y, 0.0, cov / (var_x + _EPS))
     residual = jnp.where(flat_x, var_y, var_y - cov * cov / (var_x + _EPS))
@@ -225,11 +227,11 @@ def _vif_rows(canvas: jax.Array, height: jax.Array, width: jax.Array) -> jax.Arr
     pair = jnp.einsum("phwc,c->phw", canvas.astype(jnp.float32), luma, precision=jax.lax.Precision.HIGHEST)
     rows = []
     for scale, size in enumerate(_VIF_WINDOWS):
-        taps = windows.gaussian(size, size / 5)
+        taps = local_statistics.gaussian(size, size / 5)
         if scale:
-            pair = windows.blur(pair, taps)[:, ::2, ::2]
+            pair = local_statistics.blur(pair, taps)[:, ::2, ::2]
             height, width = (height - size + 2) // 2, (width - size + 2) // 2
         maps = _vif_information(pair, taps)
-        inside = windows.inside(maps.shape, height - size + 1, width - size + 1)
+        inside = local_statistics.inside(maps.shape, height - size + 1, width - size + 1)
         rows.append(jnp.where(inside, maps, 0.0).sum(-1))
     return jnp.concatenate(rows, axis=1)

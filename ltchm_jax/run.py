@@ -18,7 +18,7 @@ from ltchm_jax.checkpoints import INTERVALS, RunCheckpoints, fields_of, lasting
 from ltchm_jax.command import INTERRUPTED, outcome
 from ltchm_jax.devices import check_platforms
 from ltchm_jax.files import claimed
-from ltchm_jax.fitting import Seen, fit_entropy_model, fit_synthesis
+from ltchm_jax.fitting import Report, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import check_model, linear_start
 from ltchm_jax.model import Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model, ModelError, load_model, make_model, save_model
@@ -32,18 +32,10 @@ COUNTS = (
     "steps", "batch_size", "accumulate", "log_every", "validate_every", "checkpoint_every",
     "checkpoints_to_keep", "entropy_images", "entropy_crop",
 )  # fmt: skip
-SWITCHES = (
-    "seed",
-    "real_bytes_every",
-    "linear_start",
-    "entropy_fit",
-    "entropy_refit",
-    "synthesis_refit",
-    "warmup",
-    "decay_at",
-    "clip_value",
-    "clip_norm",
-)  # counts and bounds that may be 0
+MAY_BE_ZERO = (
+    "seed", "real_bytes_every", "linear_start", "entropy_fit", "entropy_refit", "synthesis_refit",
+    "warmup", "decay_at", "clip_value", "clip_norm",
+)  # fmt: skip
 CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will do
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
@@ -88,7 +80,7 @@ def check_counts(config: Any) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
-    for name in SWITCHES:
+    for name in MAY_BE_ZERO:
         if not config[name] >= 0:
             raise ValueError(f"`{name}` must be 0 or more, got {config[name]}.")
     for name in ("lmbda", "learning_rate"):
@@ -102,13 +94,13 @@ def check_counts(config: Any) -> None:
         )
 
 
-def train(config: Any, workdir: Path, asked: list[int]) -> bool:
+def train(config: Any, workdir: Path, received: list[int]) -> bool:
     """Trains up to `config.steps` from the last checkpoint in workdir, if there is one.
 
     Writes checkpoints, `metrics.jsonl`, TensorBoard events, `best.safetensors` whenever the validation loss
     falls, and at the end, after what fits halves of the model alone, `model.safetensors`.
 
-    The configuration has passed `check`. `asked` holds a signal to stop once there is one.
+    The configuration has passed `check`. `received` holds a signal to stop once there is one.
 
     Returns:
       Whether the run is complete: False if a signal ended it before. Of a complete one nothing is done again.
@@ -136,17 +128,17 @@ def train(config: Any, workdir: Path, asked: list[int]) -> bool:
     else:
         host = processes.tree_from_first(host)
     try:
-        with stop_on_signals(asked), MetricWriter(workdir, int(host.step)) as writer:
-            run = Run(config, workdir, trainer, checkpoints, writer, source, batches, validation, asked)
+        with stop_on_signals(received), MetricWriter(workdir, int(host.step)) as writer:
+            run = Run(config, workdir, trainer, checkpoints, writer, source, batches, validation, received)
             host = run.loop(host)
-            stopped = int(host.step) < config.steps or processes.any_of(bool(asked))
+            stopped = int(host.step) < config.steps or processes.any_of(bool(received))
     finally:
         checkpoints.close()
     if stopped:
         say(f"ended at step {int(host.step)} of {config.steps}; the same command goes on")
         return False
     with processes.leaving_together():
-        if asked:  # while they agreed on it
+        if received:  # while they agreed on it
             raise KeyboardInterrupt
         model = finish(config, model_of(trainer, host, config), source)  # by all, so that none waits for long
         if processes.is_first():
@@ -170,9 +162,9 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
     variables, key = model.variables, jax.random.key(config.seed)
     if config.synthesis_refit:
         batches, steps = data.training_batches(source, config), config.synthesis_refit
-        seen = seen_of_fit("synthesis", "psnr", steps)
+        report = report_of_fit("synthesis", "psnr", steps)
         parts = jax.device_count() * config.accumulate  # one device does it all, in the memory of a step
-        fitted = fit_synthesis(model.config, variables, batches, steps, key, seen, parts)
+        fitted = fit_synthesis(model.config, variables, batches, steps, key, report, parts)
         variables = optax.incremental_update(fitted, variables, config.synthesis_refit_share)
     if config.entropy_refit:
         variables = fit(config, model.config, variables, source, config.entropy_refit)
@@ -217,18 +209,18 @@ def fit(
     """The variables with their entropy model fitted to the first training crops."""
     images = first_crops(config, source, config.entropy_images, config.entropy_crop)
     key = jax.random.key(config.seed)
-    seen = seen_of_fit("entropy model", "bpp", steps)
-    return fit_entropy_model(model, variables, images, steps, key, noisy, seen)
+    report = report_of_fit("entropy model", "bpp", steps)
+    return fit_entropy_model(model, variables, images, steps, key, noisy, report)
 
 
-def seen_of_fit(half: str, measure: str, steps: int) -> Seen:
+def report_of_fit(half: str, measure: str, steps: int) -> Report:
     """Prints how far a fit is; raises NonFiniteLoss once what it finds is not finite."""
 
-    def seen(step: int, found: float) -> None:
+    def report(step: int, found: float) -> None:
         check_finite({measure: found}, 1, step)
         say(f"fit of the {half} {step}/{steps} {measure} {found:.4f}")
 
-    return seen
+    return report
 
 
 def first_crops(config: Any, source: Tolerant, count: int, crop: int) -> np.ndarray:
@@ -251,7 +243,7 @@ class Run:
     source: Tolerant
     batches: Any
     validation: list[np.ndarray]
-    asked: list[int]  # a signal to stop, once there is one
+    received: list[int]  # a signal to stop, once there is one
 
     def loop(self, host: TrainState) -> TrainState:
         """From a host state to the last step, or to where a signal stops it; returns that state, kept."""
@@ -281,8 +273,8 @@ class Run:
     def stops(self, step: int) -> bool:
         """Whether a signal came; several processes agree on it where they log."""
         if jax.process_count() == 1:
-            return bool(self.asked)
-        return step % self.config.log_every == 0 and processes.any_of(bool(self.asked))
+            return bool(self.received)
+        return step % self.config.log_every == 0 and processes.any_of(bool(self.received))
 
     def is_due(self, step: int, *intervals: str) -> bool:
         """Whether something that is done every so many steps, 0 being never, is done after this one."""
@@ -375,19 +367,21 @@ def real_rates(model: Model, images: np.ndarray) -> dict[str, float]:
 def main(config: Any, workdir: str, distributed: str = "") -> int:
     """What `train.py` does; returns the exit status, see `outcome`."""
     jax.config.update("jax_enable_x64", False)  # weights are float32, whatever the environment says
+    return outcome("train.py", lambda: start(config, Path(workdir), distributed))
 
-    def work() -> int:
-        try:
-            processes.join(distributed)
-            check_platforms()
-            with interrupts() as asked:  # not before: JAX listens for terminations where it joins processes
-                check(config)
-                with (
-                    claimed(Path(workdir), "--workdir") if processes.is_first() else contextlib.nullcontext()
-                ):
-                    return 0 if train(config, Path(workdir), asked) else INTERRUPTED
-        except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
-            print("ended; the same command goes on from what was kept", file=sys.stderr)
-            return INTERRUPTED
 
-    return outcome("train.py", work)
+def start(config: Any, workdir: Path, distributed: str) -> int:
+    """Joins the other processes, takes hold of the folder and trains; 0, or 130 if a signal ended it."""
+    try:
+        processes.join(distributed)
+        check_platforms()
+        with contextlib.ExitStack() as held:
+            # Not before: JAX listens for terminations where it joins processes.
+            received = held.enter_context(interrupts())
+            check(config)
+            if processes.is_first():
+                held.enter_context(claimed(workdir, "--workdir"))
+            return 0 if train(config, workdir, received) else INTERRUPTED
+    except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
+        print("ended; the same command goes on from what was kept", file=sys.stderr)
+        return INTERRUPTED

@@ -20,25 +20,25 @@ def interrupts() -> Iterator[list[int]]:
     Where Python can't raise it, as in a callback of the garbage collector, of which JAX has one, it is raised
     a moment later.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
     def interrupt(number: Any, frame: Any) -> None:
-        asked.append(number)
+        received.append(number)
         signal.default_int_handler(number, frame)
 
-    with _handled(interrupt), _nothing_lost(asked):
-        yield asked
+    with _handled(interrupt), _nothing_lost(received):
+        yield received
 
 
 @contextlib.contextmanager
-def stop_on_signals(asked: list[int]) -> Iterator[None]:
+def stop_on_signals(received: list[int]) -> Iterator[None]:
     """Within it Ctrl-C and a termination are only added to the list; the run then ends in good order.
 
     The second of a kind has the effect that it had before.
     """
 
     def ask(number: Any, _: Any) -> None:
-        asked.append(number)
+        received.append(number)
         signal.signal(number, old[number])
         os.write(2, b"\nends after this step, which will be kept; once more ends it at once\n")
 
@@ -47,13 +47,13 @@ def stop_on_signals(asked: list[int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _nothing_lost(asked: list[int]) -> Iterator[None]:
+def _nothing_lost(received: list[int]) -> Iterator[None]:
     """Within it the last signal of the list comes again where Python had to drop its KeyboardInterrupt."""
     before = sys.unraisablehook
 
     def hook(lost: Any) -> None:
-        if asked and issubclass(lost.exc_type, KeyboardInterrupt):
-            threading.Timer(MOMENT, _thread.interrupt_main, (asked[-1],)).start()
+        if received and issubclass(lost.exc_type, KeyboardInterrupt):
+            threading.Timer(MOMENT, _thread.interrupt_main, (received[-1],)).start()
         else:
             before(lost)
 

@@ -37,8 +37,8 @@ def test_fitting_lowers_the_rate_and_leaves_the_transforms(rates):
     config, images = small_model(**NARROW | {"parameter_width": 128}, **rates), scenes(1, 64)
     start = linear_start(config, images, 512.0, KEY)
     told: list[tuple[int, float]] = []
-    noisy = fit_entropy_model(config, start, images, 200, KEY, True, lambda *seen: told.append(seen))
-    rounded = fit_entropy_model(config, noisy, images, 100, KEY, False, lambda *seen: told.append(seen))
+    noisy = fit_entropy_model(config, start, images, 200, KEY, True, lambda *found: told.append(found))
+    rounded = fit_entropy_model(config, noisy, images, 100, KEY, False, lambda *found: told.append(found))
     assert [step for step, _ in told] == [*range(20, 201, 20), *range(10, 101, 10)]
     found, found_rounded = told[9][1], told[-1][1]
     for part in start["params"]:
@@ -81,8 +81,8 @@ def test_a_fit_in_parts_is_the_same_fit(rates):
     start = linear_start(config, images, 512.0, KEY)
     told: dict[int, list[float]] = {1: [], 3: []}
     for parts, found in told.items():
-        batches, seen = itertools.repeat(images), lambda _, value, found=found: found.append(value)
-        fit_synthesis(config, start, batches, 10, KEY, seen, parts)
+        batches, report = itertools.repeat(images), lambda _, value, found=found: found.append(value)
+        fit_synthesis(config, start, batches, 10, KEY, report, parts)
     assert told[1][-1] != told[1][0]
     np.testing.assert_allclose(told[3], told[1], atol=2e-3)  # dB
 
@@ -92,7 +92,9 @@ def test_fitting_the_synthesis_costs_no_bits(rates):
     config, images = small_model(**NARROW, **rates), scenes(1)
     start = linear_start(config, images, 512.0, KEY)
     told: list[tuple[int, float]] = []
-    fitted = fit_synthesis(config, start, itertools.repeat(images), 32, KEY, lambda *seen: told.append(seen))
+    fitted = fit_synthesis(
+        config, start, itertools.repeat(images), 32, KEY, lambda *found: told.append(found)
+    )
     assert (jax.tree.structure(fitted), {*fitted["params"]}) == (
         jax.tree.structure(start),
         {*start["params"]},

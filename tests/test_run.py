@@ -113,8 +113,8 @@ def test_several_processes_stop_together_where_they_log(folder, tmp_path, monkey
     """A signal that only another process got."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(run.processes, "any_of", lambda mine: not mine)
-    asked: list[int] = []
-    stopping = run.Run(config_of(folder), tmp_path, *[None] * 6, asked)  # type: ignore[arg-type]
+    received: list[int] = []
+    stopping = run.Run(config_of(folder), tmp_path, *[None] * 6, received)  # type: ignore[arg-type]
     assert stopping.stops(step) is heard
 
 
@@ -189,11 +189,11 @@ def test_fewer_steps_than_were_made_are_refused(folder, tmp_path, capsys):
 def test_a_signal_while_processes_agree_ends_before_the_last_fits(folder, tmp_path, monkeypatch, capsys):
     """They heard of none yet."""
 
-    asked = []
+    received = []
 
     def agree(mine: bool) -> bool:
-        asked.append(mine)
-        if len(asked) == 2:  # the first is whether the run is complete
+        received.append(mine)
+        if len(received) == 2:  # the first is whether the run is complete
             terminate()
         return False
 
@@ -313,7 +313,7 @@ def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
 def test_the_synthesis_is_fitted_in_the_memory_of_a_step(folder, monkeypatch):
     found = []
 
-    def look(model, variables, batches, steps, key, seen, parts):
+    def look(model, variables, batches, steps, key, report, parts):
         found.append((len(next(batches)), parts))
         return variables
 
@@ -395,9 +395,9 @@ def ctrl_c_is_heard():
 
 @pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
-    with interrupts() as asked, stop_on_signals(asked):
+    with interrupts() as received, stop_on_signals(received):
         signal.raise_signal(signal.SIGINT)
-        assert asked == [signal.SIGINT]
+        assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert "once more ends it at once" in capfd.readouterr().err
@@ -418,10 +418,10 @@ def test_a_termination_before_the_first_step_is_status_130(folder, tmp_path, mon
 def test_a_signal_whose_interrupt_was_lost_ends_the_run_at_its_first_step(folder, tmp_path, capsys):
     """As what is raised in a callback of the garbage collector is."""
     config = config_of(folder)
-    with interrupts() as asked:
+    with interrupts() as received:
         with contextlib.suppress(KeyboardInterrupt):
             terminate()
-        assert not run.train(config, tmp_path, asked)
+        assert not run.train(config, tmp_path, received)
     assert "ended at step 0 of 9" in capsys.readouterr().err
     assert run.main(config, str(tmp_path)) == 0
 
@@ -440,18 +440,18 @@ def test_an_interrupt_outlives_the_garbage_collector():
         time.sleep(10)
 
     kept = [Finalised()]
-    with pytest.raises(KeyboardInterrupt), interrupts() as asked:
+    with pytest.raises(KeyboardInterrupt), interrupts() as received:
         collect()
     assert kept == [None]
-    assert asked == [signal.SIGINT] * 2
+    assert received == [signal.SIGINT] * 2
 
 
 def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interrupts() as asked:
+        with interrupts() as received:
             signal.raise_signal(signal.SIGINT)
-        assert asked == []
+        assert received == []
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -459,9 +459,9 @@ def test_an_ignored_signal_stays_ignored():
 
 def test_signals_have_their_handlers_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with interrupts() as asked, stop_on_signals(asked):
+    with interrupts() as received, stop_on_signals(received):
         terminate()
-        assert asked == [signal.SIGTERM]
+        assert received == [signal.SIGTERM]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

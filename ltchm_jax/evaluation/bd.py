@@ -47,7 +47,7 @@ def curve(rates: Sequence[float], quality: Sequence[float]) -> Curve:
     more quality at no higher rate: quality is a function of the rate only on what remains.
 
     Raises:
-        CurveError: fewer than two points remain.
+      CurveError: fewer than two points remain.
     """
     kept: list[tuple[float, float]] = []
     points = [p for p in zip(rates, quality, strict=True) if np.all(np.isfinite(p)) and p[0] > 0]
@@ -62,9 +62,9 @@ class Delta:
     """A Bjontegaard delta.
 
     Attributes:
-        value: BD-rate in per cent (negative saves bits) or BD-PSNR in dB (positive is better).
-        low, high: the interval of the integral: dB for BD-rate, bpp for BD-PSNR.
-        overlap: its length over that of the test curve (the rate on a log scale), 0..1.
+      value: BD-rate in per cent (negative saves bits) or BD-PSNR in dB (positive is better).
+      low, high: the interval of the integral: dB for BD-rate, bpp for BD-PSNR.
+      overlap: its length over that of the test curve (the rate on a log scale), 0..1.
     """
 
     value: float
@@ -77,7 +77,7 @@ def bd_rate(anchor: Curve, test: Curve) -> Delta:
     """Mean rate difference of `test` against `anchor` at equal quality, in per cent.
 
     Raises:
-        CurveError: the anchor covers less than half of the quality that `test` spans.
+      CurveError: the anchor covers less than half of the quality that `test` spans.
     """
     low, high, overlap = _overlap(anchor.quality, test.quality, "quality")
     value = bjontegaard.bd_rate(
@@ -90,7 +90,7 @@ def bd_psnr(anchor: Curve, test: Curve) -> Delta:
     """Mean quality difference of `test` against `anchor` at equal rate, in dB.
 
     Raises:
-        CurveError: the anchor covers less than half of the rates that `test` spans, on a log scale.
+      CurveError: the anchor covers less than half of the rates that `test` spans, on a log scale.
     """
     logs = [np.log10(np.asarray(points.rates)).tolist() for points in (anchor, test)]
     low, high, overlap = _overlap(logs[0], logs[1], "log rate")

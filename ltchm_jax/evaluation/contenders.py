@@ -34,13 +34,13 @@ class Contender:
     """One codec with the settings to measure.
 
     Attributes:
-        curve: the curve its points belong to; single-rate models may share one.
-        title: how the curve is called in tables and plots.
-        version: version of the library, or digest of the model, with that of this package.
-        settings: names of the settings.
-        encode: uint8 [H, W, 3] and the name of a setting to the bytes of a file.
-        decode: those bytes to uint8 [H, W, 3].
-        is_model: whether it is a model, which runs on the accelerator and compiles for each new size.
+      curve: the curve its points belong to; single-rate models may share one.
+      title: how the curve is called in tables and plots.
+      version: version of the library, or digest of the model, with that of this package.
+      settings: names of the settings.
+      encode: uint8 [H, W, 3] and the name of a setting to the bytes of a file.
+      decode: those bytes to uint8 [H, W, 3].
+      is_model: whether it is a model, which runs on the accelerator and compiles for each new size.
     """
 
     curve: str
@@ -56,8 +56,8 @@ def baseline(name: str, wide: bool) -> Contender:
     """A conventional codec at the paper's settings, or on the wide grid that holds them.
 
     Raises:
-        ValueError: there is none of that name.
-        MissingEncoder: it can't run on this machine.
+      ValueError: there is none of that name.
+      MissingEncoder: it can't run on this machine.
     """
     found = baselines.find(name)
     return Contender(
@@ -78,7 +78,7 @@ def model(spec: str, qualities: Sequence[float] = (), effort: int = 0) -> Conten
     curve. With an effort CURVE says so.
 
     Raises:
-        ValueError: the model can't be loaded, or not with this effort, or has no such quality.
+      ValueError: the model can't be loaded, or not with this effort, or has no such quality.
     """
     from ltchm_jax.codec import Codec as Ltchm  # here, for it needs TensorFlow and the baselines do not
 
@@ -119,7 +119,7 @@ def gather(
     """All contenders, models first, and why named codecs were skipped.
 
     Raises:
-        ValueError: a name is unknown, nothing is left to compare, or two would write the same rows.
+      ValueError: a name is unknown, nothing is left to compare, or two would write the same rows.
     """
     contenders = [model(spec, qualities, effort) for spec in models for effort in efforts]
     skipped: dict[str, str] = {}

@@ -57,19 +57,19 @@ def evaluate(
     that nothing else of ours runs while they are timed.
 
     Args:
-        table: CSV file, made if there is none. Rows of other pictures and codecs in it are kept.
-        pictures: what to measure on.
-        competitors: what to measure.
-        lpips: weights for LPIPS; None leaves its column empty.
-        workers: number of processes for the baselines.
+      table: CSV file, made if there is none. Rows of other pictures and codecs in it are kept.
+      pictures: what to measure on.
+      competitors: what to measure.
+      lpips: weights for LPIPS; None leaves its column empty.
+      workers: number of processes for the baselines.
 
     Returns:
-        The rows of these pictures and competitors, sorted by picture, curve and setting as given, and what
-        failed.
+      The rows of these pictures and competitors, sorted by picture, curve and setting as given, and what
+      failed.
 
     Raises:
-        RowsError: `table` is not such a table.
-        ValueError: LPIPS weights are not usable.
+      RowsError: `table` is not such a table.
+      ValueError: LPIPS weights are not usable.
     """
     measure = load_lpips(lpips)
     known = {row.key: row for row in rows.read_rows(table)}

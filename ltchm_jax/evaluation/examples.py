@@ -31,10 +31,10 @@ def tiles(
     """The original and one reconstruction for each curve, at the rate nearest to `target`.
 
     Args:
-        picture: which one.
-        competitors: what to show.
-        table: rows of the run.
-        target: bpp; None takes the middle rate of the first model's curve, or 0.4 without a model.
+      picture: which one.
+      competitors: what to show.
+      table: rows of the run.
+      target: bpp; None takes the middle rate of the first model's curve, or 0.4 without a model.
     """
     own = [row for row in table if (row.dataset, row.image) == (picture.dataset, picture.name)]
     rate = _common_rate(competitors, own) if target is None else target

@@ -52,10 +52,10 @@ def measure_picture(
     """Rows of one picture. What fails is noted and the rest goes on: one odd file must not stop a long run.
 
     Args:
-        job: the picture and the points to measure.
-        lpips: measures LPIPS; None leaves it out.
-        warm: what has been coded before; grows.
-        workers: how many processes measure at this time.
+      job: the picture and the points to measure.
+      lpips: measures LPIPS; None leaves it out.
+      warm: what has been coded before; grows.
+      workers: how many processes measure at this time.
     """
     outcome, picture = Outcome(), job.picture
     try:
@@ -89,7 +89,7 @@ def measure(contender: Contender, setting: str, pixels: np.ndarray) -> Measured:
     """Encodes and decodes once, timed.
 
     Raises:
-        ValueError: what comes back is not a picture of the same size.
+      ValueError: what comes back is not a picture of the same size.
     """
     start = time.perf_counter()
     data = contender.encode(pixels, setting)

@@ -27,7 +27,7 @@ class Picture:
         """The pixels as uint8 [H, W, 3]. Grey is repeated; alpha is dropped where it is opaque throughout.
 
         Raises:
-            ImageError: the file can't be read, or holds neither colour nor grey.
+          ImageError: the file can't be read, or holds neither colour nor grey.
         """
         image = read_image(self.path)
         pixels, layout = image.pixels, image.layout
@@ -46,7 +46,7 @@ def list_pictures(folders: Sequence[str | Path]) -> tuple[list[Picture], list[st
     A data set is called by the last two parts of its folder, so that tables carry no path of one machine.
 
     Raises:
-        ValueError: a folder does not exist, two have the same name, or there is no picture at all.
+      ValueError: a folder does not exist, two have the same name, or there is no picture at all.
     """
     pictures: list[Picture] = []
     others: list[str] = []

@@ -75,10 +75,10 @@ def write_report(
     """Writes the report.
 
     Args:
-        path: HTML file to write, whole or not at all.
-        summary: what `summary.summarise` returns.
-        curves: SVG files to show.
-        examples: for the name of each picture, the original and its reconstructions.
+      path: HTML file to write, whole or not at all.
+      summary: what `summary.summarise` returns.
+      curves: SVG files to show.
+      examples: for the name of each picture, the original and its reconstructions.
     """
     parts = [_HEAD, _from_markdown(overview(summary))]
     parts += ["<h2>Curves</h2>", *map(_curve, curves)] if curves else []

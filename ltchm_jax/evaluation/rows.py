@@ -26,19 +26,19 @@ class Row:
     """One measurement.
 
     Attributes:
-        dataset, image: where the picture is from: the last two parts of the folder, the path inside it.
-        image_sha256: first 16 hexadecimal digits of the picture file's digest.
-        height, width: in pixels.
-        codec, setting: which curve and which point on it.
-        codec_version: version of the library, or digest of the model, and version of this package; a row of
-            another one is measured anew.
-        num_bytes: size of the whole encoded file.
-        bpp, psnr, ms_ssim, ms_ssim_db, vif_p, lpips: as `metrics` and `lpips` define them; lpips is nan
-            where it was not asked for. psnr and ms_ssim_db are inf for an exact copy.
-        lpips_version: backbone and weights of lpips, '' where it is nan.
-        encode_seconds, decode_seconds: wall clock, array to bytes and bytes to array, after a warm-up, on the
-            machine that wrote the row.
-        workers: processes that measured at the same time; above 1 the seconds are not to be quoted.
+      dataset, image: where the picture is from: the last two parts of the folder, the path inside it.
+      image_sha256: first 16 hexadecimal digits of the picture file's digest.
+      height, width: in pixels.
+      codec, setting: which curve and which point on it.
+      codec_version: version of the library, or digest of the model, and version of this package; a row of
+        another one is measured anew.
+      num_bytes: size of the whole encoded file.
+      bpp, psnr, ms_ssim, ms_ssim_db, vif_p, lpips: as `metrics` and `lpips` define them; lpips is nan
+        where it was not asked for. psnr and ms_ssim_db are inf for an exact copy.
+      lpips_version: backbone and weights of lpips, '' where it is nan.
+      encode_seconds, decode_seconds: wall clock, array to bytes and bytes to array, after a warm-up, on the
+        machine that wrote the row.
+      workers: processes that measured at the same time; above 1 the seconds are not to be quoted.
     """
 
     dataset: str
@@ -77,7 +77,7 @@ def read_rows(path: Path) -> list[Row]:
     A last line without its end is what a killed run leaves, and is ignored.
 
     Raises:
-        RowsError: the columns are others, or a line can't be read.
+      RowsError: the columns are others, or a line can't be read.
     """
     if not path.exists():
         return []

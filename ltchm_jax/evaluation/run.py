@@ -25,18 +25,18 @@ class Options:
     """What a run is asked to do.
 
     Attributes:
-        folders: folders of pictures; each is a data set.
-        out: folder for the results; rows already in it are kept.
-        models: `MODEL` or `CURVE=MODEL` each; single-rate models given the same CURVE form one curve.
-        codecs: names of baselines.
-        wide: measure baselines on their wide grids, not only at the paper's settings.
-        qualities: settings of variable-rate models; empty takes the model's own.
-        efforts: of the models' encoders; each is a curve of its own.
-        workers: processes for the baselines.
-        examples: number of pictures to show.
-        crop_bpp: rate at which they are shown; None follows the first model.
-        lpips: weights for LPIPS; None leaves it out.
-        command: the command line, for the record.
+      folders: folders of pictures; each is a data set.
+      out: folder for the results; rows already in it are kept.
+      models: `MODEL` or `CURVE=MODEL` each; single-rate models given the same CURVE form one curve.
+      codecs: names of baselines.
+      wide: measure baselines on their wide grids, not only at the paper's settings.
+      qualities: settings of variable-rate models; empty takes the model's own.
+      efforts: of the models' encoders; each is a curve of its own.
+      workers: processes for the baselines.
+      examples: number of pictures to show.
+      crop_bpp: rate at which they are shown; None follows the first model.
+      lpips: weights for LPIPS; None leaves it out.
+      command: the command line, for the record.
     """
 
     folders: tuple[str, ...]
@@ -57,8 +57,8 @@ def run(options: Options) -> Summary:
     """Measures, and writes `rows.csv`, `summary.json`, `tables.md`, `report.html`, `rd-*` and `crops-*`.
 
     Raises:
-        ValueError: an option is wrong, or nothing could be measured.
-        OSError: a file can't be read or written.
+      ValueError: an option is wrong, or nothing could be measured.
+      OSError: a file can't be read or written.
     """
     for name, value, least in (("workers", options.workers, 1), ("examples", options.examples, 0)):
         if value < least:

@@ -14,10 +14,10 @@ def strip(tiles: Sequence[Tile], side: int = 192, zoom: int = 2) -> np.ndarray:
     """The middle `side` x `side` of each tile, enlarged `zoom` times without smoothing, over its caption.
 
     Returns:
-        uint8 [H, W, 3] on white.
+      uint8 [H, W, 3] on white.
 
     Raises:
-        ValueError: there is no tile, or the pictures differ in size.
+      ValueError: there is no tile, or the pictures differ in size.
     """
     shapes = {tile.pixels.shape for tile in tiles}
     if len(shapes) != 1:

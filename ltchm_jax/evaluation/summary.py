@@ -48,11 +48,11 @@ def summarise(
     """The whole summary of a run; plain lists, dicts, strings and finite numbers.
 
     Args:
-        outcome: rows and failures of `evaluation.evaluate`.
-        pictures, competitors: what was measured.
-        skipped: codecs that could not run here, with the reason.
-        other_files: files of the folders that are no pictures.
-        command: the command line, so that the figures can be traced to it.
+      outcome: rows and failures of `evaluation.evaluate`.
+      pictures, competitors: what was measured.
+      skipped: codecs that could not run here, with the reason.
+      other_files: files of the folders that are no pictures.
+      command: the command line, so that the figures can be traced to it.
     """
     datasets = dict.fromkeys(picture.dataset for picture in pictures)
     return {

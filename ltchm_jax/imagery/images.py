@@ -52,9 +52,8 @@ EXIF_TEXT = "Raw profile type exif"
 TURNED_TEXT = {EXIF_TEXT, "XML:com.adobe.xmp"}  # keys of text that may hold an orientation
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-logging.getLogger("PIL").addHandler(
-    logging.NullHandler()
-)  # what is wrong with a file is said by ImageError alone
+# What is wrong with a file is said by ImageError alone.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)

@@ -156,9 +156,8 @@ def _phase_kernel(kernel: Array) -> Array:
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # tap 3 is zero
     taps = jnp.array([[1, 3], [0, 2]])  # [phase, tap]
     kernel = kernel[taps[:, :, None, None], taps[None, None]]
-    kernel = kernel.transpose(
-        1, 3, 4, 0, 2, 5
-    )  # [phase, tap, phase, tap, I, O] -> [tap, tap, I, phase, phase, O]
+    # [phase, tap, phase, tap, I, O] -> [tap, tap, I, phase, phase, O]
+    kernel = kernel.transpose(1, 3, 4, 0, 2, 5)
     return kernel.reshape(2, 2, axes[0], 4 * axes[1])
 
 
