@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -228,15 +229,39 @@ def test_inverse_gains_undo_gains_where_nothing_is_rounded():
     np.testing.assert_allclose(out.x_hat[0], out.x_hat[1], atol=1e-5)
 
 
+def narrow(name: str) -> ModelConfig:
+    """A preset at width 32, one attention of each kind."""
+    places = {"attention_at_analysis": (16,), "attention_at_synthesis": (16,), "hyper_attention_at": (32,)}
+    return dataclasses.replace(PRESETS[name], width=32, parameter_width=32, **places)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_both_presets_compute_finite_numbers(name):
-    """Width 32, one attention of each kind, sides that are no multiples of a window."""
-    places = {"attention_at_analysis": (16,), "attention_at_synthesis": (16,), "hyper_attention_at": (32,)}
-    config = dataclasses.replace(PRESETS[name], width=32, parameter_width=32, **places)
+    """Sides that are no multiples of a window."""
+    config = narrow(name)
     out = run(config, photo(0, 1, 64, 130, 3))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
     assert out.x_hat.shape == (1, 64, 130, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_outside_of_jit_a_second_call_and_a_second_gradient_compile_nothing(name, caplog):
+    config, x = narrow(name), photo(0, 1, 64, 64, 3)
+    variables = variables_of(config)
+
+    def error(params: dict) -> jax.Array:
+        return jnp.mean(jnp.square(LTCHM(config).apply(variables | {"params": params}, x).x_hat - x))
+
+    compilations = []
+    for _ in range(2):
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            jax.value_and_grad(error)(variables["params"])
+        compilations.append(caplog.text.count("Finished XLA compilation"))
+        caplog.clear()
+    assert compilations[0] > 10
+    assert compilations[1] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Input-dependent convolution and the dynamic attention module (paper section 2.2, Fig. 2, eq. 5)."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -91,6 +92,20 @@ class ResidualUnit(nn.Module):
 BRANCHES, UNITS = 2, 3  # trunk and mask; residual units in each
 
 
+# Where a model runs outside of `jit`, a loop would otherwise compile at every call.
+@functools.partial(jax.jit, static_argnums=0)
+def branches(unit: ResidualUnit, stacked: dict, x: Array) -> tuple[Array, dict]:
+    """What each branch makes of x, [2, B, H, W, C], and the statistics of its units.
+
+    `stacked` are the variables of the units, [2 (branch), 3 (unit), ...].
+    """
+
+    def step(x: Array, variables: dict) -> Any:  # the next x, and the statistics of this unit
+        return unit.apply(variables, x, mutable=["batch_stats"])
+
+    return jax.vmap(lambda variables: lax.scan(step, x, variables))(stacked)
+
+
 class DAM(nn.Module):
     """Dynamic attention module (Fig. 2): x + sigmoid(conv1x1(mask(x))) * trunk(x).
 
@@ -108,15 +123,8 @@ class DAM(nn.Module):
     def __call__(self, x: Array) -> Array:
         unit = ResidualUnit(self.reduction, self.norm, self.train, self.axis_name, parent=None)
         stacked = self._stacked_variables(unit, x.shape[-1])
-
-        def step(x: Array, variables: dict) -> Any:  # the next x, and the statistics of this unit
-            return unit.apply(variables, x, mutable=["batch_stats"])
-
-        def branch(variables: dict) -> tuple[Array, dict]:
-            return lax.scan(step, x, variables)
-
         # What depends on the variables alone would be computed, and compiled, while they are made.
-        (trunk, mask), updates = ((x, x), {}) if self.is_initializing() else jax.vmap(branch)(stacked)
+        (trunk, mask), updates = ((x, x), {}) if self.is_initializing() else branches(unit, stacked, x)
         if self.train and updates:
             self.put_variable("batch_stats", "branches", updates["batch_stats"])
         return x + nn.sigmoid(Conv(x.shape[-1], 1, name="mask")(mask)) * trunk
