@@ -29,7 +29,7 @@ from ltchm_jax.model_file import Model, ModelError, load_model
 
 SHIPPED = Path(str(resources.files("ltchm_jax") / "weights"))
 DEFAULT_MODEL = "rsscn7"
-BLOCK_SIZE, OVERLAP = 1024, 16
+BLOCK_SIZE, OVERLAP = 1024, 4
 STEP_ROWS = 64  # positions that a decoder evaluates at once, of as many blocks as it takes
 
 Progress = Callable[[Iterable, int], Iterable]  # wraps the blocks of a picture, told how many there are
@@ -58,7 +58,7 @@ class Codec:
     """One model, ready to code. May be shared by threads; functions compile once for each shape of block.
 
     A picture with a side above `block_size` pixels is cut into blocks of at most that, which share `overlap`
-    pixels with their neighbours, by default 16 or a quarter. With an `effort` the encoder refines the
+    pixels with their neighbours, by default 4. With an `effort` the encoder refines the
     latents of every block in so many passes (see `refinement`): fewer bytes for the same quality, in more
     time. Any codec of the model decodes all of them.
 
@@ -77,7 +77,7 @@ class Codec:
             )
         self.model, self.name = model, f"{name}@{model.digest.hex()}"
         self.block_size = block_size
-        self.overlap = min(OVERLAP, block_size // 4) if overlap is None else overlap
+        self.overlap = OVERLAP if overlap is None else overlap
         Grid(1, 1, self.block_size, self.overlap)  # raises where they break its rules
         self.blocks = BlockCoder(model, effort)
 

@@ -58,6 +58,9 @@ def small_blocks(codec):
     return codec_module.Codec(codec.model, "small", block_size=64)
 
 
+CUT = {"block_size": 176}  # two by two blocks of 348 x 348 pixels, which share 4
+
+
 def scene(height, width, bands=3):
     return draw_scene(height, width, 3)[..., :bands]
 
@@ -300,3 +303,30 @@ def test_models_are_found_by_path_and_refused_by_name(codec, tmp_path):
     assert codec_module.Codec.load(tmp_path / "mine.safetensors").model.digest == codec.model.digest
     with pytest.raises(ModelError, match="nothing-like-it"):
         codec_module.Codec.load("nothing-like-it")
+
+
+def change_across(error: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Mean change of an error [H, W, bands] from each line of pixels to the next, between two lines."""
+    return np.abs(np.diff(error[first - 1 : last + 1].mean(-1), axis=0)).mean(1)
+
+
+@pytest.mark.slow
+def test_blocks_leave_no_seam_and_take_few_more_bytes():
+    """The shipped model at its lowest rate, on a smooth scene, beside blocks that share nothing."""
+    x = draw_scene(174, 174, 3).repeat(2, 0).repeat(2, 1)
+    errors, sizes = {}, {}
+    for name, options in {"whole": {}, "default": CUT, "apart": CUT | {"overlap": 0}}.items():
+        codec = codec_module.Codec.load(**options)
+        data = codec.compress(x, 0)
+        sizes[name], errors[name] = len(data), codec.decompress(data).astype(float) - x
+    near = np.zeros(x.shape[:2], bool)
+    near[166:182] = near[:, 166:182] = True
+    seam = {name: np.abs(error)[near].mean() / np.abs(error)[~near].mean() for name, error in errors.items()}
+    edge = {
+        name: sum(change_across(turned, 172, 176).max() for turned in (error, error.swapaxes(0, 1)))
+        for name, error in errors.items()
+    }
+    assert sizes["default"] < 1.03 * sizes["whole"] + 3 * 12  # three more entries of the index
+    assert seam["default"] < 1.03 * seam["whole"]
+    assert edge["default"] < 1.1 * edge["whole"]
+    assert edge["default"] < 0.85 * edge["apart"]
