@@ -550,8 +550,9 @@ def start(fields: dict, workdir: Path) -> subprocess.Popen:
 
 def wait_for_steps(workdir: Path, process: subprocess.Popen, count: int) -> None:
     """Returns once the run has logged `count` steps."""
-    path = workdir / "metrics.jsonl"
+    path, deadline = workdir / "metrics.jsonl", time.monotonic() + PATIENCE
     while process.poll() is None and (not path.exists() or path.read_text().count("\n") < count):
+        assert time.monotonic() < deadline, f"no {count} steps in {PATIENCE} s"
         time.sleep(0.005)
 
 
