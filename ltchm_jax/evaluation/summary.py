@@ -23,16 +23,15 @@ from ltchm_jax.evaluation.pictures import Picture
 from ltchm_jax.evaluation.rows import Row
 
 MEANS = ("bpp", "psnr", "ms_ssim", "ms_ssim_db", "vif_p", "lpips")
-_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "numpy",
-    "pillow",
-    "bjontegaard",
-    "tensorflow",
-    "tensorflow-compression-ops",
+RULES = (
+    "Averages are means of per-picture values, over the pictures that every codec shown coded at every "
+    "setting: codecs are compared on the same pictures or not at all. Seconds are medians. An infinite mean "
+    f"is null. Deltas: Bjontegaard's, {bd.METHOD} over log10 of the rate, over the part that both curves "
+    "cover, whose ends and share of the tested curve are given."
 )
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "numpy", "pillow", "bjontegaard", "tensorflow", "tensorflow-compression-ops",
+)  # fmt: skip
 
 Summary = dict[str, Any]
 
@@ -57,7 +56,7 @@ def summarise(
     datasets = dict.fromkeys(picture.dataset for picture in pictures)
     return {
         "command": list(command),
-        "rules": " ".join(str(__doc__).split()) + f" Deltas: {' '.join(str(bd.__doc__).split())}",
+        "rules": RULES,
         "hardware": hardware(),
         "versions": versions(),
         "codecs": {curve: _codec(group) for curve, group in _curves(competitors).items()},
