@@ -185,6 +185,29 @@ def test_transforms_in_bfloat16_give_rates_in_float32():
     assert np.abs(np.asarray(half.x_hat) - single.x_hat).max() > 1e-6  # it did run in another precision
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_gradients_in_bfloat16_are_those_in_float32_roughly(name):
+    """Every layer that has a gradient of its own, in training."""
+    config = narrow(name)
+    variables, x = variables_of(config), photo(0, 2, 64, 64, 3)
+    noise = photo(1, 2, 4, 4, config.latent_channels) - 0.5, photo(2, 2, 1, 1, config.width) - 0.5
+
+    @jax.jit
+    @jax.grad
+    def gradient(params: dict, like: jax.Array) -> jax.Array:
+        given = variables | {"params": params}
+        out, _ = LTCHM(config).apply(given, like, None, noise, train=True, mutable=["batch_stats"])
+        return rate_distortion(out, x, jnp.full(2, 512.0), config.mixture).loss.mean()
+
+    single, half = (gradient(variables["params"], jnp.asarray(x, dtype)) for dtype in ("float32", "bfloat16"))
+    for part in single:
+        a, b = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(of[part])]) for of in (single, half))
+        assert b.dtype == np.float32
+        cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        assert cosine > 0.98, part
+
+
 @pytest.mark.parametrize("at", [(0, 0), (1, 2), (3, 3)])
 def test_a_latent_changes_no_mixture_at_or_before_itself(at):
     """In raster order, as a decoder meets them; and it does change those after it within its reach."""

@@ -44,7 +44,9 @@ def exact_gelu(x: Array) -> Array:
 
 
 def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
-    return (gradient * (jax.scipy.stats.norm.cdf(x) + x * jax.scipy.stats.norm.pdf(x)),)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # `cdf` knows no bfloat16
+    slope = jax.scipy.stats.norm.cdf(wide) + wide * jax.scipy.stats.norm.pdf(wide)
+    return (gradient * slope.astype(x.dtype),)
 
 
 exact_gelu.defvjp(lambda x: (exact_gelu(x), x), _gelu_backward)
