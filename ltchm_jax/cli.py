@@ -182,13 +182,18 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
     """Pairs of input and output; several inputs, or one and a folder, keep their names in that folder.
 
     Raises:
-      ValueError: several inputs and no folder, two of one name, or an empty name.
+      ValueError: several inputs and no folder, two of one name, an empty name, or a folder to read.
     """
     if "" in (*inputs, output):
         raise ValueError("A file needs a name, got an empty one: is a variable of the shell not set?")
+    for name in inputs:
+        if Path(name).is_dir():
+            raise ValueError(f"Inputs are files, got the folder {name!r}: give its files, {name}/*")
     if not Path(output).is_dir():
         if len(inputs) > 1:
-            raise ValueError(f"Several inputs need an existing folder to go to, got {output!r}.")
+            raise ValueError(
+                f"Several inputs need an existing folder to go to, got {output!r}: make it first."
+            )
         return [(inputs[0], output)]
     names = [Path(name).stem + suffix for name in inputs]
     if len(set(names)) < len(names):

@@ -410,6 +410,7 @@ def test_targets_that_cannot_be_written_are_refused(folder, tmp_path, capsys):
     assert "folder" in refusal(
         capsys, "compress", folder / "rgb.png", folder / "grey.png", tmp_path / "x", *model
     )
+    assert f"{folder}/*" in refusal(capsys, "compress", folder, tmp_path / "o.ltc", *model)
     assert list(tmp_path.iterdir()) == []
 
 
