@@ -58,9 +58,9 @@ class Codec:
     """One model, ready to code. May be shared by threads; functions compile once for each shape of block.
 
     A picture with a side above `block_size` pixels is cut into blocks of at most that, which share `overlap`
-    pixels with their neighbours, by default 4. With an `effort` the encoder refines the
-    latents of every block in so many passes (see `refinement`): fewer bytes for the same quality, in more
-    time. Any codec of the model decodes all of them.
+    pixels with their neighbours, by default 4. With an `effort` the encoder refines the latents of every
+    block in so many passes (see `refinement`): fewer bytes for the same quality, in more time. Any codec of
+    the model decodes all of them.
 
     Raises:
       ValueError: `block_size` is not 16 to 4096, `overlap` more than a quarter of it, `effort` not 0 to
