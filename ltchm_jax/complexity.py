@@ -244,7 +244,8 @@ def model_layers(config: ModelConfig, height: int = 256, width: int = 256, batch
 
 def _walk(module: nn.Module, variables: Any, inputs: list[jax.ShapeDtypeStruct]) -> list[Layer]:
     walk = _Walk(variables["params"])
-    with nn.intercept_methods(walk):
+    # A compiled function that was traced before calls no module.
+    with nn.intercept_methods(walk), jax.disable_jit():
         jax.eval_shape(module.apply, variables, *inputs)
     counted, there = total(walk.layers).parameters, _size(variables["params"])
     if counted != there:
