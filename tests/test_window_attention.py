@@ -13,6 +13,11 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def scrambled(variables: dict, seed: int = 9, scale: float = 0.3) -> dict:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), variables)
+
+
 def attention_by_loops(x: np.ndarray, params: dict, heads: int, window: int, shift: int) -> np.ndarray:
     """Each query of x [H, W, C] attends the keys of its shifted window, none across the edge of the map."""
     height, width, channels = x.shape
@@ -36,7 +41,8 @@ def attention_by_loops(x: np.ndarray, params: dict, heads: int, window: int, shi
     return out @ params["out"]["kernel"] + params["out"]["bias"]
 
 
-SIZES = [(8, 8), (4, 12), (4, 4), (5, 8), (6, 7), (1, 3), (9, 2)]  # multiples of 4, and not
+# Multiples of 4, and not.
+SIZES = [(8, 8), (8, 4), (4, 12), (4, 4), (5, 8), (5, 7), (6, 7), (6, 9), (3, 3), (1, 3), (9, 2)]
 
 
 @pytest.mark.parametrize(("window", "shift"), [(4, 0), (4, 2), (8, 4)])
@@ -44,7 +50,7 @@ SIZES = [(8, 8), (4, 12), (4, 4), (5, 8), (6, 7), (1, 3), (9, 2)]  # multiples o
 def test_window_attention_equals_loops(size, window, shift):
     """Where a side is no multiple of the window the loops know of no padding: it changes nothing."""
     x, module = normal(0, 1, *size, 8), WindowAttention(2, window, shift)
-    params = jax.tree.map(lambda p: np.asarray(p) * 5, module.init(jax.random.key(1), x)["params"])
+    params = scrambled(module.init(jax.random.key(1), x))["params"]
     want = attention_by_loops(x[0], params, 2, window, shift)
     np.testing.assert_allclose(module.apply({"params": params}, x)[0], want, rtol=1e-4, atol=1e-4)
 
