@@ -5,9 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ltchm_jax import local_statistics
 from ltchm_jax.entropy.distributions import logistic_bin_bits, mixture_bits
-from ltchm_jax.metrics import MS_SSIM_WEIGHTS, SSIM_C1, SSIM_C2, SSIM_SIGMA, SSIM_WINDOW
+from ltchm_jax.metrics import MS_SSIM_WEIGHTS, ssim_maps
 from ltchm_jax.model import Output
 from ltchm_jax.model.priors import Mixture
 
@@ -107,12 +106,8 @@ def ms_ssim(x: jax.Array, x_hat: jax.Array) -> jax.Array:
 @jax.checkpoint  # the windows overlap: what the gradient would keep is many times the images
 def _ssim_terms(pair: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean contrast-structure term and mean SSIM at one scale: [2, ..., H, W] -> two of [...]."""
-    means, (var_x, var_y, cov) = local_statistics.moments(
-        pair, local_statistics.gaussian(SSIM_WINDOW, SSIM_SIGMA)
-    )
-    structure = (2 * cov + SSIM_C2) / (var_x + var_y + SSIM_C2)
-    luminance = (2 * means[0] * means[1] + SSIM_C1) / (means[0] ** 2 + means[1] ** 2 + SSIM_C1)
-    return jnp.mean(structure, (-2, -1)), jnp.mean(structure * luminance, (-2, -1))
+    structure, similarity = ssim_maps(pair)
+    return jnp.mean(structure, (-2, -1)), jnp.mean(similarity, (-2, -1))
 
 
 def _halve(images: jax.Array) -> jax.Array:

@@ -167,15 +167,22 @@ def _num_scales(shorter_side: int) -> int:
     return scales
 
 
-def _ssim_of_band(pair: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
-    """Mean contrast-structure term and mean SSIM of one band at one scale: [2, H, W] in 0..1 -> [2]."""
-    (mean_x, mean_y), (var_x, var_y, cov) = local_statistics.moments(
-        pair, local_statistics.gaussian(SSIM_WINDOW, SSIM_SIGMA)
-    )
+def ssim_maps(pair: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Contrast-structure term and SSIM of every window, two of [..., H - 10, W - 10].
+
+    `pair` [2, ..., H, W] holds the original and the reconstruction, in 0..1.
+    """
+    taps = local_statistics.gaussian(SSIM_WINDOW, SSIM_SIGMA)
+    (mean_x, mean_y), (var_x, var_y, cov) = local_statistics.moments(pair, taps)
     structure = (2 * cov + SSIM_C2) / (var_x + var_y + SSIM_C2)
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
+    return structure, structure * luminance
+
+
+def _ssim_of_band(pair: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """Mean contrast-structure term and mean SSIM of one band at one scale: [2, H, W] in 0..1 -> [2]."""
+    terms = jnp.stack(ssim_maps(pair))
     height, width = height - SSIM_WINDOW + 1, width - SSIM_WINDOW + 1
-    terms = jnp.stack([structure, structure * luminance])
     terms = jnp.where(local_statistics.inside(terms.shape, height, width), terms, 0.0)
     return terms.sum(-1).sum(-1) / (height * width)
 
