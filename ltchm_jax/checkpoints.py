@@ -167,7 +167,7 @@ def _loss(metrics: dict[str, float]) -> float:
 STATEFUL = frozenset(
     {
         "model", "seed", "lmbda", "distortion", "rounding", "batch_size", "accumulate", "schedule", "dtype",
-        "ema", "clip_value", "clip_norm", "data.crops_per_image",
+        "rate_balance", "ema", "clip_value", "clip_norm", "data.crops_per_image",
     }
 )  # fmt: skip
 CROPS = frozenset({"data.crop", "data.crops_per_image", "data.resized_crops", "data.flips"})

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ltchm_jax.losses import code_lengths, psnr
+from ltchm_jax.losses import code_lengths, psnr, rate_weights
 from ltchm_jax.model import LTCHM, Y_STRIDE, ModelConfig
 from ltchm_jax.training import to_unit
 
@@ -40,6 +40,7 @@ def fit_entropy_model(
     key: jax.Array,
     noisy: bool = False,
     report: Report = lambda step, found: None,
+    rate_balance: float = 0.0,
 ) -> Tree:
     """Descends the rate: in all parameters but those of the transforms and of the gains of y, or in few.
 
@@ -50,6 +51,7 @@ def fit_entropy_model(
       noisy: whether y and z have noise in place of rounding, for transforms that are yet to be trained with
         it; else their very integers are coded (Guo et al. 2021), and only the prior of y learns: z stays.
       report: is told how far the fit is and the bpp; what it raises ends the fit.
+      rate_balance: what bits count at each rate of a variable-rate model: `losses.rate_weights`.
 
     Returns:
       The variables.
@@ -60,8 +62,11 @@ def fit_entropy_model(
     kept = {name: part for name, part in params.items() if name not in learns}
     latents, rate = _latents(config, variables, images), nn.apply(_rate, LTCHM(config))
 
-    def loss(free: Tree, y: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.mean(rate({"params": kept | free}, y, key, noisy))
+    def loss(free: Tree, y: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        of_quality, of_noise = jax.random.split(key)
+        quality = _qualities(config, of_quality, len(y))
+        bpp = rate({"params": kept | free}, y, quality, of_noise, noisy)
+        return jnp.mean(rate_weights(config.lmbdas, quality, rate_balance) * bpp), jnp.mean(bpp)
 
     def windows(key: jax.Array) -> np.ndarray:
         return _windows(latents, key)
@@ -101,22 +106,23 @@ def fit_synthesis(
         inverse = {name: part for name, part in free.items() if name != "g_s"}
         return params | {"g_s": free["g_s"]} | ({"gain_y": gains | inverse} if inverse else {})
 
-    def loss(free: Tree, images: jax.Array, key: jax.Array) -> jax.Array:
+    def decibels(free: Tree, images: jax.Array, key: jax.Array) -> jax.Array:
         fitted, batch = variables | {"params": whole(free)}, (images, _qualities(config, key, len(images)))
         if parts == 1:
-            return -jnp.mean(psnr(error(fitted, *batch)))
+            return jnp.mean(psnr(error(fitted, *batch)))
         split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
-        return -jnp.mean(jax.lax.map(jax.checkpoint(lambda part: psnr(error(fitted, *part))), split))
+        return jnp.mean(jax.lax.map(jax.checkpoint(lambda part: psnr(error(fitted, *part))), split))
 
-    def decibels(step: int, value: float) -> None:
-        report(step, -value)
+    def loss(free: Tree, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = decibels(free, images, key)
+        return -found, found
 
-    free = _descend(loss, free, lambda key: next(batches), SYNTHESIS_RATE, steps, key, decibels)
+    free = _descend(loss, free, lambda key: next(batches), SYNTHESIS_RATE, steps, key, report)
     return variables | {"params": whole(free)}
 
 
 def _descend(
-    loss: Callable[[Tree, jax.Array, jax.Array], jax.Array],
+    loss: Callable[[Tree, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     free: Tree,
     batch_of: Callable[[jax.Array], np.ndarray],
     rate: float,
@@ -124,16 +130,16 @@ def _descend(
     key: jax.Array,
     report: Report,
 ) -> Tree:
-    """Parameters after so many steps."""
+    """Parameters after so many steps; `loss` says, beside itself, what is reported."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(schedule))
     flat = optax.flatten(optimizer)  # few loops over one vector compile faster
 
     @jax.jit
     def step(free: Tree, state: Any, batch: jax.Array, key: jax.Array) -> tuple[Tree, Any, jax.Array]:
-        value, gradient = jax.value_and_grad(loss)(free, batch, key)
+        gradient, found = jax.grad(loss, has_aux=True)(free, batch, key)
         update, state = flat.update(gradient, state)
-        return optax.apply_updates(free, update), state, value
+        return optax.apply_updates(free, update), state, found
 
     state, values = flat.init(free), []
     for i in range(steps):
@@ -168,10 +174,9 @@ def _qualities(config: ModelConfig, key: jax.Array, count: int) -> jax.Array | N
     return jax.random.uniform(key, (count,), maxval=len(config.lmbdas) - 1.0)
 
 
-def _rate(model: LTCHM, y: jax.Array, key: jax.Array, noisy: bool) -> jax.Array:
+def _rate(model: LTCHM, y: jax.Array, quality: jax.Array | None, key: jax.Array, noisy: bool) -> jax.Array:
     """bpp [B] of y [B, h, w, M] before its gain, with noise or rounded, and z likewise."""
-    of_quality, of_y, of_z = jax.random.split(key, 3)
-    quality = _qualities(model.config, of_quality, len(y))
+    of_y, of_z = jax.random.split(key)
     if quality is not None:
         y = y * model.gain_y(quality, False, y.dtype)
     z = model.hyper_analyse(y, quality)

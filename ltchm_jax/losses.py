@@ -125,6 +125,17 @@ def lmbda_at(lmbdas: tuple[float, ...] | jax.Array, quality: jax.Array) -> jax.A
     )
 
 
+def rate_weights(lmbdas: tuple[float, ...], quality: jax.Array | None, balance: float) -> jax.Array:
+    """What the losses of images at qualities [B] count: (lmbda / geometric mean of lmbdas) ** -balance.
+
+    Bits and lambda * MSE both grow about as the root of lambda: at balance 0 high rates count most, at 0.5 a
+    per cent counts alike at every rate. 1 for a model of one rate, whose quality is None.
+    """
+    if quality is None:
+        return jnp.ones(())
+    return jnp.exp(balance * (jnp.mean(jnp.log(jnp.asarray(lmbdas))) - jnp.log(lmbda_at(lmbdas, quality))))
+
+
 def psnr(mse: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB of a mean squared error of values in 0..1; any shape."""
     return -10 * jnp.log10(mse)

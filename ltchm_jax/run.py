@@ -210,7 +210,9 @@ def fit(
     images = first_crops(config, source, config.entropy_images, config.entropy_crop)
     key = jax.random.key(config.seed)
     report = report_of_fit("entropy model", "bpp", steps)
-    return fit_entropy_model(model, variables, images, steps, key, noisy, report)
+    return fit_entropy_model(
+        model, variables, images, steps, key, noisy, report, rate_balance=config.rate_balance
+    )
 
 
 def report_of_fit(half: str, measure: str, steps: int) -> Report:

@@ -14,7 +14,7 @@ from jax import lax
 
 from ltchm_jax.devices import on_host
 from ltchm_jax.garbage import rarely_collected
-from ltchm_jax.losses import Losses, check_distortion, lmbda_at, psnr, rate_distortion
+from ltchm_jax.losses import Losses, check_distortion, lmbda_at, psnr, rate_distortion, rate_weights
 from ltchm_jax.model import (
     LTCHM,
     ROUNDINGS,
@@ -57,6 +57,7 @@ class Recipe:
     remat: bool
     distortion: str
     rounding: str
+    rate_balance: float
 
     @classmethod
     def from_config(cls, config: Any) -> "Recipe":
@@ -65,6 +66,8 @@ class Recipe:
             raise ValueError(f"`dtype` must be float32 or bfloat16, got {config.dtype!r}.")
         if config.rounding not in ROUNDINGS:
             raise ValueError(f"`rounding` must be one of {', '.join(ROUNDINGS)}, got {config.rounding!r}.")
+        if not 0 <= config.rate_balance <= 1:
+            raise ValueError(f"`rate_balance` must be 0 to 1, got {config.rate_balance}.")
         check_distortion(config.distortion, config.data.crop)
         return cls(
             model=ModelConfig.from_dict(config.model.to_dict()),
@@ -76,6 +79,7 @@ class Recipe:
             remat=config.remat,
             distortion=config.distortion,
             rounding=config.rounding,
+            rate_balance=float(config.rate_balance),
         )
 
 
@@ -162,7 +166,10 @@ def to_unit(images: jax.Array) -> jax.Array:
 def loss_fn(
     params: Any, batch_stats: Any, images: jax.Array, keys: jax.Array, recipe: Recipe
 ) -> tuple[jax.Array, tuple[Any, Losses]]:
-    """Mean loss of uint8 images [B, H, W, bands] with noise for rounding; new batch statistics and parts."""
+    """Mean loss of uint8 images [B, H, W, bands] with noise for rounding; new batch statistics and parts.
+
+    Losses count by their rate (`rate_weights`); the parts, one for each image, are as they are.
+    """
     keys_y, keys_z, keys_rate = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     x = to_unit(images)
     quality, lmbda = draw_rates(recipe, keys_rate)
@@ -177,7 +184,8 @@ def loss_fn(
         mutable=["batch_stats"],
     )
     losses = rate_distortion(output, x, lmbda, recipe.model.mixture, recipe.distortion)
-    return jnp.mean(losses.loss), (updates.get("batch_stats", {}), losses)
+    counts = rate_weights(recipe.model.lmbdas, quality, recipe.rate_balance)
+    return jnp.mean(counts * losses.loss), (updates.get("batch_stats", {}), losses)
 
 
 def _noise(config: ModelConfig, shape: tuple[int, ...], keys_y: jax.Array, keys_z: jax.Array) -> tuple:

@@ -68,6 +68,16 @@ def test_what_is_fitted_to_integers_codes_them_in_fewer_bits():
         assert bpp < bpp_noisy
 
 
+def test_a_fit_gains_at_the_rates_that_count():
+    """From one start: the lowest rate counts 8 times the highest, and then as much."""
+    config, images = small_model(**NARROW | {"parameter_width": 128}, **RATES), scenes(1, 64)
+    start = linear_start(config, images, 512.0, KEY)
+    fits = [fit_entropy_model(config, start, images, 100, KEY, True, rate_balance=b) for b in (1.0, 0.0)]
+    low, high = ([sum(rates_of(config, fit, images, q, True)) for fit in fits] for q in (0.0, 1.0))
+    assert low[0] < low[1]
+    assert high[0] > high[1]
+
+
 def decibels(config: ModelConfig, variables: dict, images: np.ndarray, quality: float) -> float:
     """PSNR over all images, decoded."""
     level = jnp.full(len(images), quality) if config.lmbdas else None

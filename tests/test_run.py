@@ -335,7 +335,7 @@ def test_weights_are_float32_whatever_the_environment_says(folder, tmp_path, mon
 
 
 def test_a_fit_that_is_not_finite_ends_the_run(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run, "fit_entropy_model", lambda *given: given[-1](1, float("nan")))
+    monkeypatch.setattr(run, "fit_entropy_model", lambda *given, **_: given[-1](1, float("nan")))
     config = config_of(folder, entropy_refit=2, entropy_images=2, entropy_crop=64)
     assert run.main(config, str(tmp_path)) == 2
     assert "bpp not finite" in capsys.readouterr().err.splitlines()[-1]

@@ -11,7 +11,7 @@ import pytest
 from small_model import small_config
 
 from ltchm_jax import training
-from ltchm_jax.losses import Losses, lmbda_at, rate_distortion
+from ltchm_jax.losses import Losses, lmbda_at, rate_distortion, rate_weights
 from ltchm_jax.model import LTCHM
 from ltchm_jax.training import (
     AXIS,
@@ -336,6 +336,35 @@ def test_rates_are_those_of_their_quality():
     np.testing.assert_allclose(lmbda, 128 * 4.0 ** np.asarray(quality), rtol=1e-4)
 
 
+def test_losses_count_by_a_power_of_their_lambda():
+    lmbdas, quality = (128.0, 512.0, 2048.0), jnp.array([0, 1, 2, 0.5])
+    for balance, want in ((0.0, [1, 1, 1, 1]), (0.5, [2, 1, 0.5, 2**0.5]), (1.0, [4, 1, 0.25, 2])):
+        np.testing.assert_allclose(rate_weights(lmbdas, quality, balance), want, rtol=1e-5)
+    assert rate_weights((), None, 0.5) == 1
+
+
+@pytest.mark.parametrize("lmbdas", [(), (128.0, 4096.0)])
+def test_the_loss_of_a_step_is_the_mean_of_losses_as_they_count(lmbdas):
+    found, parts = {}, {}
+    for balance in (0.0, 0.5):
+        recipe = Recipe.from_config(small_config(rate_balance=balance, **{"model.lmbdas": lmbdas}))
+        variables = training.init_variables(recipe.model, jax.random.key(0))
+        keys = jax.random.split(jax.random.key(5), 3)
+        given = variables["params"], variables.get("batch_stats", {}), photos(3), keys
+        step = jax.vmap(
+            lambda _, given=given, recipe=recipe: training.loss_fn(*given, recipe), axis_name=AXIS
+        )
+        loss, (_, losses) = step(jnp.zeros(1))
+        found[balance], parts[balance] = loss[0], losses.loss[0]
+    rates = jax.vmap(lambda key: jax.random.split(key, 3)[2])(keys)
+    quality, _ = draw_rates(recipe, rates)
+    np.testing.assert_array_equal(parts[0.0], parts[0.5])
+    assert found[0.0] == pytest.approx(np.mean(parts[0.0]), rel=1e-6)
+    counts = rate_weights(lmbdas, quality, 0.5)
+    assert found[0.5] == pytest.approx(np.mean(counts * parts[0.5]), rel=1e-6)
+    assert (found[0.0] == found[0.5]) == (not lmbdas)
+
+
 def test_one_rate_is_the_same_for_every_image():
     quality, lmbda = draw_rates(
         Recipe.from_config(small_config(lmbda=300.0)), jax.random.split(jax.random.key(0), 3)
@@ -367,6 +396,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_steps(value):
         ({"schedule": "linear"}, "`schedule` must be step or cosine"),
         ({"warmup": 9, "steps": 9}, r"`warmup` must be less than `steps` \(9\), got 9"),
         ({"rounding": "soft"}, "`rounding` must be one of noise, straight, hard, got 'soft'"),
+        ({"rate_balance": -0.1}, "`rate_balance` must be 0 to 1, got -0.1"),
+        ({"rate_balance": float("nan")}, "`rate_balance` must be 0 to 1, got nan"),
         ({"distortion": "ssim"}, "`distortion` must be one of mse, ms_ssim, got 'ssim'"),
         ({"distortion": "ms_ssim", "data.crop": 160}, r"`data.crop`\) must be 161 or more .* got 160"),
         ({"batch_size": 3}, "multiple of.* 2 devices"),
