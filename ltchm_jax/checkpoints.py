@@ -5,7 +5,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,7 @@ class RunCheckpoints:
             old, new = fields_of(_read_config(path)), fields_of(json.loads(text))
             all_made = self.latest_step() == config.steps  # then nothing but a last fit can heed a change
             fixed = lasting(new).keys() - LAST_FITS if all_made else STATEFUL
-            known = fixed & old.keys() & new.keys()  # a run may be older than a field
-            changed = sorted(name for name in known if old[name] != new[name])
+            changed = differing(old, new, fixed)
             if changed:
                 rule = (
                     "A run that has made its steps can't heed other settings"
@@ -157,6 +156,11 @@ def lasting(fields: dict[str, Any]) -> dict[str, Any]:
         for name, value in fields.items()
         if name not in UNSEEN and (not name.startswith("data") or name in CROPS)
     }
+
+
+def differing(old: dict[str, Any], new: dict[str, Any], names: Set[str]) -> list[str]:
+    """Those of the named fields that differ, sorted. Where one side lacks a field, it is older than that."""
+    return sorted(name for name in names & old.keys() & new.keys() if old[name] != new[name])
 
 
 def _loss(metrics: dict[str, float]) -> float:

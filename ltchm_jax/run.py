@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from ltchm_jax import data, metrics, processes
-from ltchm_jax.checkpoints import INTERVALS, RunCheckpoints, fields_of, lasting
+from ltchm_jax.checkpoints import INTERVALS, RunCheckpoints, differing, fields_of, lasting
 from ltchm_jax.command import INTERRUPTED, outcome
 from ltchm_jax.devices import check_platforms
 from ltchm_jax.files import claimed
@@ -154,7 +154,7 @@ def is_of(config: Any, path: Path) -> bool:
     except (KeyError, OSError, TypeError, ValueError):
         return False
     asked_for = lasting(fields_of(json.loads(config.to_json_best_effort())))
-    return notes.get("steps") == str(config.steps) and all(made.get(n) == v for n, v in asked_for.items())
+    return notes.get("steps") == str(config.steps) and not differing(made, asked_for, asked_for.keys())
 
 
 def finish(config: Any, model: Model, source: Tolerant) -> Model:

@@ -21,7 +21,7 @@ from ltchm_jax.checkpoints import RunCheckpoints
 from ltchm_jax.data import open_source, training_batches
 from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model import init_variables
-from ltchm_jax.model_file import load_model, make_model
+from ltchm_jax.model_file import load_model, make_model, save_model
 from ltchm_jax.signals import interrupts, stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 
@@ -176,6 +176,18 @@ def test_a_finished_run_is_not_finished_again(folder, tmp_path, monkeypatch, cap
     (tmp_path / "model.safetensors").unlink()
     assert run.main(config, str(tmp_path)) == 0
     assert len(finished) == 3
+
+
+def test_a_finished_run_older_than_a_field_stays_finished(folder, tmp_path, monkeypatch):
+    config, path = config_of(folder), tmp_path / "model.safetensors"
+    assert run.main(config, str(tmp_path)) == 0
+    model = load_model(path)
+    training = json.loads(model.notes["training"])
+    del training["rate_balance"]
+    notes = model.notes | {"training": json.dumps(training)}
+    save_model(path, make_model(model.config, model.variables, notes))
+    monkeypatch.setattr(run, "finish", None)  # would fail if it were called
+    assert run.main(config, str(tmp_path)) == 0
 
 
 def test_fewer_steps_than_were_made_are_refused(folder, tmp_path, capsys):
