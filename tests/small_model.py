@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -26,6 +27,12 @@ def small_config(**fields: Any) -> ConfigDict:
     values |= {"data.crop": 64, "data.threads": 1, "data.prefetch": 2, "data.validation_images": 2}
     config.update_from_flattened_dict(values | fields)
     return config
+
+
+def scrambled(variables: dict, scale: float = 0.3) -> dict:
+    """Every parameter random, far from what it is initialised to."""
+    rng = np.random.default_rng(9)
+    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), variables)
 
 
 def write_photos(folder: Path, count: int = 4, size: tuple[int, int] = (80, 96)) -> Path:

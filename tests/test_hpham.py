@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_model import scrambled
 
 from ltchm_jax.model.hpham import GCA, HPHAM, MSBFFN, ReleasedStage, SaE
 from ltchm_jax.model.window_attention import WindowAttention
@@ -11,11 +12,6 @@ from ltchm_jax.model.window_attention import WindowAttention
 
 def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def scrambled(variables: dict, seed: int = 9, scale: float = 0.3) -> dict:
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), variables)
 
 
 @pytest.mark.parametrize(("module", "last"), [(GCA(), "join"), (SaE(), "excite")])

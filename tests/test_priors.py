@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from small_model import small_model
+from small_model import scrambled, small_model
 
 from ltchm_jax.devices import float64
 from ltchm_jax.model.convolutions import DIMENSIONS
@@ -22,11 +22,6 @@ from ltchm_jax.model.priors import (
 
 def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def scrambled(variables: dict, scale: float = 0.5) -> dict:
-    rng = np.random.default_rng(9)
-    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), variables)
 
 
 def test_taps_are_the_twelve_that_a_raster_scan_knows():
@@ -135,7 +130,7 @@ def bit_estimator(x: np.ndarray, params: dict) -> np.ndarray:
 
 def test_filters_of_one_are_the_released_density():
     z, module = normal(0, 2, 3, 4, 5) * 4, FactorisedPrior((1, 1, 1), "released")
-    variables = scrambled(module.init(jax.random.key(0), z))
+    variables = scrambled(module.init(jax.random.key(0), z), 0.5)
     got = jax.nn.sigmoid(module.apply(variables, z))
     np.testing.assert_allclose(got, bit_estimator(z, variables["params"]), rtol=1e-5, atol=1e-6)
 
@@ -164,7 +159,7 @@ def test_without_hidden_units_the_density_is_logistic():
 
 def test_the_prior_has_its_own_density_for_every_channel():
     z, module = np.tile(normal(0, 5, 1), (1, 2)), FactorisedPrior((3, 3), "paper")
-    params = scrambled(module.init(jax.random.key(0), z))
+    params = scrambled(module.init(jax.random.key(0), z), 0.5)
     logits = module.apply(params, z)
     assert np.abs(logits[:, 0] - logits[:, 1]).min() > 1e-3
     moved = module.apply(params, z + np.float32([[0, 1]]))

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from small_model import scrambled
 
 from ltchm_jax.model.window_attention import WindowAttention, attention_mask
 
@@ -11,11 +12,6 @@ HEAD = 32
 
 def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def scrambled(variables: dict, seed: int = 9, scale: float = 0.3) -> dict:
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), variables)
 
 
 def attention_by_loops(x: np.ndarray, params: dict, heads: int, window: int, shift: int) -> np.ndarray:
