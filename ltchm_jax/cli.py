@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,6 +178,13 @@ def _window(text: str) -> tuple[int, int, int, int]:
     return top, left, height, width
 
 
+def check_inputs(names: Sequence[str]) -> None:
+    """Raises ValueError if one of these is a folder: commands read files."""
+    for name in names:
+        if Path(name).is_dir():
+            raise ValueError(f"Inputs are files, got the folder {name!r}: name files in it.")
+
+
 def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]]:
     """Pairs of input and output; several inputs, or one and a folder, keep their names in that folder.
 
@@ -186,9 +193,7 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
     """
     if "" in (*inputs, output):
         raise ValueError("A file needs a name, got an empty one: is a variable of the shell not set?")
-    for name in inputs:
-        if Path(name).is_dir():
-            raise ValueError(f"Inputs are files, got the folder {name!r}: give its files, {name}/*")
+    check_inputs(inputs)
     if not Path(output).is_dir():
         if len(inputs) > 1:
             raise ValueError(
@@ -321,6 +326,7 @@ def run_fingerprint(options: argparse.Namespace) -> int:
     """`ltchm fingerprint`."""
     from ltchm_jax.imagery.images import read_image
 
+    check_inputs([options.input])
     image = read_image(options.input, max_pixels=_pixel_limit(options))
     codec = open_codec(options.model)
     from ltchm_jax.fingerprint import fingerprint
@@ -336,6 +342,7 @@ def run_info(options: argparse.Namespace) -> None:
     from ltchm_jax.bitstream import read
     from ltchm_jax.files import open_input
 
+    check_inputs([options.input])
     with open_input(options.input) as file:
         container = read(file, max_pixels=None)
         header, metadata = container.header, container.metadata

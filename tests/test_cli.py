@@ -410,7 +410,13 @@ def test_targets_that_cannot_be_written_are_refused(folder, tmp_path, capsys):
     assert "folder" in refusal(
         capsys, "compress", folder / "rgb.png", folder / "grey.png", tmp_path / "x", *model
     )
-    assert f"{folder}/*" in refusal(capsys, "compress", folder, tmp_path / "o.ltc", *model)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress", "fingerprint", "info"])
+def test_a_folder_is_no_input(tmp_path, capsys, command):
+    output = [tmp_path / "o"] if command.endswith("compress") else []
+    assert f"the folder '{tmp_path}': name files in it" in refusal(capsys, command, tmp_path, *output)
     assert list(tmp_path.iterdir()) == []
 
 
