@@ -29,17 +29,24 @@ def parse(arguments: list[str]) -> "Options":
     )
     add("--folder", action="append", required=True, help="folder of pictures, a data set; repeatable")
     add("--out", type=Path, required=True, help="folder for the results")
+    # fmt: off
     add("--codecs", nargs="*", default=list(DEFAULTS), metavar="CODEC",
-        help=f"conventional codecs, of {', '.join(BASELINES)}; default {' '.join(DEFAULTS)}")  # fmt: skip
-    add("--grid", choices=("wide", "paper"), default="wide", help="settings of the conventional codecs")
-    add("--qualities", type=float, nargs="+", default=[], help="settings of variable-rate models")
+        help=f"conventional codecs, of {', '.join(BASELINES)}; default {' '.join(DEFAULTS)}")
+    add("--grid", choices=("wide", "paper"), default="wide",
+        help="settings of the conventional codecs: wide (default), 11 to 13 for BD figures, or the paper's 6")
+    add("--qualities", type=float, nargs="+", default=[],
+        help="settings of variable-rate models; default: all they were trained for")
     add("--effort", type=int, nargs="+", default=[0], metavar="N",
-        help="passes in which models refine what they send, each a curve of its own; default 0")  # fmt: skip
-    add("--workers", type=int, default=1, help="processes for the conventional codecs; above 1 spoils timing")
-    add("--examples", type=int, default=3, help="number of pictures to show")
-    add("--crop-bpp", type=float, help="rate at which they are shown")
-    add("--lpips-net", choices=("alex", "vgg"), default="alex", help="backbone of LPIPS")
-    add("--lpips-weights", nargs="+", help="safetensors or npz files with backbone and linear layers")
+        help="passes in which models refine what they send, each a curve of its own; default 0")
+    add("--workers", type=int, default=1,
+        help="processes for the conventional codecs; default 1, more spoil timing")
+    add("--examples", type=int, default=3, help="number of pictures to show; default 3")
+    add("--crop-bpp", type=float, help="rate at which they are shown; default: that of the first model")
+    add("--lpips-net", choices=("alex", "vgg"), default="alex", help="backbone of LPIPS; default alex")
+    add("--lpips-weights", nargs="+", metavar="FILE",
+        help="safetensors or npz files with the tensors of the public PyTorch releases of the backbone and "
+        "of LPIPS 0.1, under their names: features.N.weight, features.N.bias, linK.model.1.weight")
+    # fmt: on
     given = parser.parse_args(arguments)
     from ltchm_jax.evaluation.evaluate import LpipsFiles
     from ltchm_jax.evaluation.run import Options

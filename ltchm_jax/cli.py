@@ -275,7 +275,7 @@ def run_compress(options: argparse.Namespace) -> None:
         check_folder(target)
         image = read_image(source, max_pixels=_pixel_limit(options))
         codec = codec or open_codec(options.model, **chosen)
-        height, width = image.pixels.shape[:2]
+        height, width, bands = image.pixels.shape
         budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
         how: dict = {"metadata": options.metadata, "progress": _progress}
         try:
@@ -291,8 +291,10 @@ def run_compress(options: argparse.Namespace) -> None:
             ) from None
         with atomic_write(target) as file:
             file.write(data)
-        note = f"{source}: {width} x {height}, {len(data)} bytes, {8 * len(data) / (width * height):.3f} bpp"
-        print(note, file=sys.stderr)
+        size, rate = f"{width} x {height} x {bands} ({image.layout.label})", 8 * len(data) / (width * height)
+        kept = () if options.metadata else _kinds(image.metadata)
+        hint = f"; --metadata keeps its {', '.join(kept)}" if kept else ""
+        print(f"{source}: {size}, {len(data)} bytes, {rate:.3f} bpp{hint}", file=sys.stderr)
 
 
 def run_decompress(options: argparse.Namespace) -> None:

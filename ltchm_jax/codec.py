@@ -33,6 +33,7 @@ BLOCK_SIZE, OVERLAP = 1024, 4
 STEP_ROWS = 64  # positions that a decoder evaluates at once, of as many blocks as it takes
 
 Progress = Callable[[Iterable, int], Iterable]  # wraps the blocks of a picture, told how many there are
+Window = tuple[int, int, int, int]  # a Rect, or its four numbers
 
 
 def _silent(blocks: Iterable, _: int) -> Iterable:
@@ -179,19 +180,23 @@ class Codec:
         return best[1]
 
     def decompress(
-        self, data: bytes, window: Rect | None = None, *, max_pixels: int = bitstream.MAX_PIXELS
+        self, data: bytes, window: Window | None = None, *, max_pixels: int = bitstream.MAX_PIXELS
     ) -> np.ndarray:
         """The picture in a stream, uint8 [H, W, bands], or a window of it.
 
-        `max_pixels`: refuse larger pictures, see `bitstream.read`.
+        Args:
+          data: the stream.
+          window: pixels, as `ltchm_jax.Rect` or (top, left, height, width).
+          max_pixels: refuse larger pictures, see `bitstream.read`.
 
         Raises:
           BitstreamError: not a stream, damaged, of another model, or too large; see `bitstream`.
+          ValueError: the window is not in the picture.
         """
         return self.decompress_image(data, window, max_pixels=max_pixels).pixels
 
     def decompress_image(
-        self, source: bytes | BinaryIO, window: Rect | None = None, *,
+        self, source: bytes | BinaryIO, window: Window | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS, progress: Progress = _silent,
     ) -> Image:  # fmt: skip
         """The picture in a stream, or a window of it, with layout and metadata.
@@ -206,7 +211,7 @@ class Codec:
         header = container.header
         self._check_header(header)
         metadata = container.metadata  # what is wrong with it is said before the work
-        window = window or header.grid.whole
+        window = header.grid.whole if window is None else Rect(*window)
         numbers = list(header.grid.numbers_in(window))
         blocks = self._decode(container, numbers)
         pixels = blend(header.grid, progress(blocks, len(numbers)), window)
@@ -228,22 +233,24 @@ class Codec:
 
     def compress_file(
         self, source: str | Path, target: str | Path, quality: float | None = None, *,
-        max_pixels: int = bitstream.MAX_PIXELS, **options: bool,
+        metadata: bool = False, max_pixels: int = bitstream.MAX_PIXELS,
     ) -> int:  # fmt: skip
         """Reads a picture file, writes a stream (whole or not at all), and returns its length in bytes.
+
+        `metadata` keeps what else the file holds: georeferencing, profile, EXIF and text.
 
         Raises:
           ValueError: as `compress`, or (ImageError) no picture that can be read.
           OSError: a file can't be read or written.
         """
         image = read_image(source, max_pixels=max_pixels)
-        data = self.compress_image(image, quality, **options)  # type: ignore[arg-type]
+        data = self.compress_image(image, quality, metadata=metadata)
         with atomic_write(target) as file:
             file.write(data)
         return len(data)
 
     def decompress_file(
-        self, source: str | Path, target: str | Path, window: Rect | None = None, *,
+        self, source: str | Path, target: str | Path, window: Window | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS,
     ) -> None:  # fmt: skip
         """Reads a stream, writes a picture file (.png, .tif; whole or not at all).

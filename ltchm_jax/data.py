@@ -38,6 +38,11 @@ def open_source(config: Any, split: str) -> Tolerant:
     return Tolerant(TfdsSource(data.tfds, name, data.tfds_dir or None, bands))
 
 
+def validates_on_training_images(config: Any) -> bool:
+    """Whether `config.data` names a folder and no other images to validate on."""
+    return bool(config.data.folder) and not (config.data.split or config.data.validation_folder)
+
+
 class RandomCrops(grain.RandomMapTransform):
     """image [H, W, bands] -> `crops_per_image` crops [n, crop, crop, bands], as a step of a pipeline."""
 

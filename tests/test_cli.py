@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from drawn_model import drawn_model
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ltchm_jax import bitstream, cli
 from ltchm_jax.container.metadata import TiffTag
@@ -180,6 +181,18 @@ def test_a_window_is_cut_out(folder, tmp_path):
     assert run("decompress", folder / "rgb.ltc", tmp_path / "part.png", "--window", "2,5,10,20", *model) == 0
     whole, part = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("all", "part"))
     np.testing.assert_array_equal(part, whole[5:25, 2:12])
+
+
+def test_what_a_file_holds_beside_its_pixels_is_kept_or_named(folder, tmp_path, capsys):
+    text = PngInfo()
+    text.add_text("Place", "Wuhan")
+    Image.open(folder / "rgba.png").save(tmp_path / "a.png", pnginfo=text, icc_profile=bytes(128))
+    command = ("compress", tmp_path / "a.png", tmp_path / "a.ltc", "--model", folder / "m.safetensors")
+    for extra, end in [((), "; --metadata keeps its text, icc\n"), (("--metadata",), " bpp\n")]:
+        assert run(*command, *extra) == 0
+        said = capsys.readouterr().err
+        assert said.startswith(f"{tmp_path / 'a.png'}: 17 x 31 x 4 (RGBA), ")
+        assert said.endswith(end)
 
 
 def cut_out(folder, tmp_path, *tags):

@@ -196,6 +196,9 @@ def test_windows_are_crops_of_the_whole(codec, small_blocks):
     assert whole.shape == x.shape
     for window in [Rect(0, 0, 150, 100), Rect(60, 50, 20, 10), Rect(149, 99, 1, 1)]:
         np.testing.assert_array_equal(codec.decompress(data, window), whole[window.slices])
+    np.testing.assert_array_equal(codec.decompress(data, (60, 50, 20, 10)), whole[60:80, 50:60])
+    with pytest.raises(ValueError, match="window"):
+        codec.decompress(data, (0, 0, 0, 0))
 
 
 def test_a_codec_goes_to_another_process_with_its_options(small_blocks):

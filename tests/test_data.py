@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from small_model import small_config, write_photos
 
-from ltchm_jax.data import MIX, open_source, training_batches, validation_batches
+from ltchm_jax.data import (
+    MIX,
+    open_source,
+    training_batches,
+    validates_on_training_images,
+    validation_batches,
+)
 from ltchm_jax.sources import DataError, FolderSource, TfdsSource, Tolerant, split_of
 
 
@@ -39,6 +45,7 @@ def test_validation_has_its_own_folder_or_the_same(tmp_path):
     two = small_config(**{"data.folder": str(train), "data.validation_folder": str(other)})
     assert [len(open_source(c, "validation")) for c in (one, two)] == [3, 2]
     assert len(open_source(two, "train")) == 3
+    assert [validates_on_training_images(c) for c in (one, two)] == [True, False]
     two.data.split = True
     with pytest.raises(DataError, match="not both"):
         open_source(two, "train")
@@ -47,7 +54,9 @@ def test_validation_has_its_own_folder_or_the_same(tmp_path):
 def test_splits_by_name_serve_training_and_validation(tmp_path):
     folder = write_photos(tmp_path / "images", 30)
     for fields in ({"data.folder": str(folder), "data.split": True}, {"data.dota": str(tmp_path)}):
-        sources = [open_source(small_config(**fields), split) for split in ("train", "validation")]
+        config = small_config(**fields)
+        assert not validates_on_training_images(config)
+        sources = [open_source(config, split) for split in ("train", "validation")]
         names = [f"{i}.png" if "data.folder" in fields else f"{i}" for i in range(30)]
         assert [len(s) for s in sources] == [
             sum(split_of(name) == split for name in names) for split in ("train", "validation")

@@ -48,7 +48,7 @@ def _imported() -> tuple[Any, Any, Any]:
     except ImportError as error:
         raise ImportError(
             f"bitstreams need tensorflow and tensorflow-compression-ops, and one is missing ({error}):"
-            " pip install 'ltchm-jax[codec]'"
+            " install them, or this package with its extra 'codec'"
         ) from error
     return tf, ops, tf.constant(tables.range_coder_lookup())
 
