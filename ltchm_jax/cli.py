@@ -189,21 +189,27 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
     """Pairs of input and output; several inputs, or one and a folder, keep their names in that folder.
 
     Raises:
-      ValueError: several inputs and no folder, two of one name, an empty name, or a folder to read.
+      ValueError: several inputs and no folder, two of one name, an empty name, a folder to read, or an output
+        that is its own input.
     """
     if "" in (*inputs, output):
         raise ValueError("A file needs a name, got an empty one: is a variable of the shell not set?")
     check_inputs(inputs)
-    if not Path(output).is_dir():
-        if len(inputs) > 1:
+    if Path(output).is_dir():
+        names = [Path(name).stem + suffix for name in inputs]
+        if len(set(names)) < len(names):
+            raise ValueError("Inputs that go to one folder need names that differ without their endings.")
+        pairs = [(name, str(Path(output) / target)) for name, target in zip(inputs, names, strict=True)]
+    elif len(inputs) > 1 or output.endswith(os.sep):
+        raise ValueError(f"This needs an existing folder to go to, got {output!r}: make it first.")
+    else:
+        pairs = [(inputs[0], output)]
+    for source, target in pairs:
+        if Path(target).is_file() and Path(source).exists() and os.path.samefile(source, target):
             raise ValueError(
-                f"Several inputs need an existing folder to go to, got {output!r}: make it first."
+                f"An output takes no input's place, got {target!r} for both: give it a new name."
             )
-        return [(inputs[0], output)]
-    names = [Path(name).stem + suffix for name in inputs]
-    if len(set(names)) < len(names):
-        raise ValueError("Inputs that go to one folder need names that differ without their endings.")
-    return [(name, str(Path(output) / target)) for name, target in zip(inputs, names, strict=True)]
+    return pairs
 
 
 def open_codec(name: str | None, **options: int) -> "Codec":

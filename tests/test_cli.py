@@ -460,6 +460,9 @@ def test_what_can_not_change_the_tables_of_the_paper_is_refused(capsys):
         (("a.png", "b.JPG"), "A stream ends in .ltc, not as a picture"),
         (("a.png", ""), "A file needs a name"),
         (("", "b.ltc"), "A file needs a name"),
+        (("c", "c"), "An output takes no input's place"),
+        (("c", "./d"), "An output takes no input's place"),
+        (("c", "e/"), "This needs an existing folder to go to"),
     ],
 )
 def test_a_stream_never_takes_the_place_of_a_picture(
@@ -467,12 +470,13 @@ def test_a_stream_never_takes_the_place_of_a_picture(
 ):
     monkeypatch.chdir(tmp_path)
     before = (folder / "rgb.png").read_bytes()
-    for name in ("a.png", "b.JPG"):
+    for name in ("a.png", "b.JPG", "c"):
         Path(name).write_bytes(before)
+    Path("d").symlink_to("c")
     assert cli.main(["compress", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"ltchm: {message}")
-    assert sorted(os.listdir()) == ["a.png", "b.JPG"]
-    assert Path("b.JPG").read_bytes() == before
+    assert sorted(os.listdir()) == ["a.png", "b.JPG", "c", "d"]
+    assert all(Path(name).read_bytes() == before for name in os.listdir())
 
 
 def test_a_folder_gets_the_ending_that_keeps_all(folder, tmp_path):

@@ -198,6 +198,21 @@ def test_a_transparent_grey_has_the_depth_of_its_picture(depth):
     assert image.pixels.tolist() == [[[255, 0]]]
 
 
+@pytest.mark.parametrize("mode", ["P", "L", "RGBA"])
+def test_of_an_animation_the_first_frame_is_read(mode):
+    frames = [pillow.fromarray(noise(6, 5, 3)).convert(mode), pillow.new(mode, (5, 6))]
+    if mode == "P":
+        frames = [frame.quantize(8) for frame in (frames[0].convert("RGB"), pillow.new("RGB", (5, 6)))]
+    want = read_image(stored(frames[0], "PNG"))
+    for alone in (False, True):  # whether the picture that old readers see is a frame as well
+        moving = stored(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=alone)
+        got = read_image(moving)
+        assert got.layout is want.layout
+        np.testing.assert_array_equal(got.pixels, want.pixels)
+    cut = read_image(io.BytesIO(moving.getvalue()[: moving.getvalue().index(b"fdAT") + 6]))
+    np.testing.assert_array_equal(cut.pixels, want.pixels)
+
+
 def test_a_large_profile_returns_through_png(tmp_path):
     profile = np.random.default_rng(0).bytes(2_000_000)
     write_image(tmp_path / "a.png", Image(noise(3, 3, 3), Layout.RGB, Metadata(icc=profile)))
@@ -329,6 +344,15 @@ def test_damaged_files_give_a_picture_or_an_image_error(kind):
 @pytest.mark.parametrize("data", [b"", b"not a picture", b"GIF89a" + bytes(50), b"%PDF-1.4", bytes(1000)])
 def test_other_files_are_refused(data):
     with pytest.raises(ImageError, match="PNG, JPEG, TIFF, WEBP, BMP, this is something else"):
+        read_image(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(("order", "mark"), [("<", b"II\0*"), (">", b"MM*\0")])
+def test_a_tiff_of_another_mark_is_none(order, mark):
+    pixels = pillow.fromarray(noise(4, 4))
+    data = bytearray(stored(pixels, "TIFF", big_endian=order == ">").getvalue())
+    data[:4] = mark
+    with pytest.raises(ImageError, match="something else"):
         read_image(io.BytesIO(data))
 
 

@@ -225,6 +225,33 @@ def test_files_without_a_directory_are_refused(data):
         tiff.read_tags(io.BytesIO(data))
 
 
+def test_what_lies_far_behind_the_end_is_not_looked_for(tmp_path):
+    """A disk refuses to seek where a file in memory does not."""
+    data = b"II+\0" + struct.pack("<HHQ", 8, 0, 16) + struct.pack("<QHHQQQ", 1, 256, 4, 1, 7, 2**60)
+    (tmp_path / "a.tif").write_bytes(data)
+    with open(tmp_path / "a.tif", "rb") as file:
+        assert tiff.numbers(tiff.read_tags(file), 256, ()) == (7,)
+        assert not tiff.has_mask(file)
+
+
+class Long(bytes):
+    """A strip that says to be of 2 GiB."""
+
+    def __len__(self) -> int:
+        return 2**31 - 1
+
+
+@pytest.mark.parametrize("strips", [2, 3])
+def test_four_gigabytes_are_refused_before_anything_is_written(strips, monkeypatch):
+    """In the last strip or before it."""
+    monkeypatch.setattr(tiff, "_strip", lambda rows: Long())
+    monkeypatch.setattr(tiff, "STRIP", 1)
+    file = io.BytesIO()
+    with pytest.raises(ValueError, match="below 4 GiB"):
+        tiff.write(file, noise(strips, 1, 1), colour=False, alpha=False)
+    assert not file.getvalue()
+
+
 def test_random_files_end_in_tags_or_a_value_error():
     random = np.random.default_rng(2)
     data = written(noise(9, 8, 3), tags=TAGS).getvalue()

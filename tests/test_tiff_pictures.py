@@ -97,6 +97,14 @@ def test_grey_of_any_depth_and_polarity(nbits, photometric, compress, interleave
     np.testing.assert_array_equal(image.pixels[:, :, 0], 255 - grey if photometric == "miniswhite" else grey)
 
 
+@pytest.mark.parametrize("nbits", [3, 5, 6, 7])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_grey_of_odd_depths_is_refused(nbits, interleave):
+    data = gdal_file(noise(1, 20, 30) >> (8 - nbits), nbits=nbits, interleave=interleave)
+    with pytest.raises(ImageError, match=f"8 bits, got unsigned, {nbits} bits"):
+        read_image(io.BytesIO(data))
+
+
 def test_nodata_of_luma_and_chroma_that_the_compression_made_is_kept():
     data = gdal_file(noise(3, 64, 64), compress="jpeg", photometric="ycbcr", nodata=0)
     (tag,) = (tag for tag in read_image(io.BytesIO(data)).metadata.tiff if tag.number == tiff.NODATA)
@@ -240,3 +248,22 @@ def test_directories_that_form_a_ring_end():
     assert not tiff.has_mask(io.BytesIO(data))
     struct.pack_into("<L", data, start + 2 + 12 * count, len(data))  # behind the end
     assert not tiff.has_mask(io.BytesIO(data))
+
+
+class Counted(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    total = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.total += len(data)
+        return data
+
+
+def test_directories_have_one_budget_together():
+    size = tiff.MAX_DATA // 3
+    entry = struct.pack("<HHLL", tiff.SUBFILE, 1, size, 26)
+    file = Counted(b"II*\0" + struct.pack("<LH", 8, 1) + entry + struct.pack("<L", 8) + bytes(size))
+    assert not tiff.has_mask(file)
+    assert file.total < 2 * tiff.MAX_DATA

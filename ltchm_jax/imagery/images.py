@@ -43,6 +43,7 @@ from ltchm_jax.imagery.tiff_pictures import (
 )
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+PLAIN = tuple(kind for kind in FORMATS if kind != "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
@@ -182,11 +183,12 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
 
 
 def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
-    with pillow.open(file, formats=FORMATS) as opened:
+    with pillow.open(file, formats=PLAIN) as opened:
         check_size(*opened.size, 4, max_pixels)
         if isinstance(opened, PngImagePlugin.PngImageFile) and any(";16" in str(t.args) for t in opened.tile):
             raise ImageError("samples must have 8 bits, got 16: scale the picture first")
         _scale_transparent_grey(opened)
+        opened.load()  # before its text is asked for: for that Pillow runs through all frames of an animation
         text = {str(key): str(value) for key, value in getattr(opened, "text", {}).items()}
         upright = _upright(opened)
         text |= {key: str(upright.info[key]) for key in TURNED_TEXT & text.keys() & upright.info.keys()}
@@ -223,7 +225,6 @@ def _scale_transparent_grey(opened: pillow.Image) -> None:
 
 def _upright(opened: pillow.Image) -> pillow.Image:
     """The picture turned as its EXIF block says; as it is where that can't be read."""
-    opened.load()
     try:
         return ImageOps.exif_transpose(opened)
     except Exception:  # a damaged block fails in many ways

@@ -80,7 +80,9 @@ def _directories(file: BinaryIO, wanted: Collection[int]) -> Iterator[dict[int, 
         table = _at(file, first, min(count * entry, size, left))
         left -= len(table)
         rows = struct.iter_unpack(f"{order}HH{'Q8s' if big else 'L4s'}", table[: len(table) // entry * entry])
-        yield _within_budget(_entry(file, size, order, *row) for row in rows if row[0] in wanted)
+        found, spent = _within_budget(_entry(file, size, order, *row) for row in rows if row[0] in wanted)
+        left -= spent
+        yield found
         start = _number(file, first + count * entry, width, order)
 
 
@@ -123,19 +125,22 @@ def write(
     rows = max(1, STRIP // (pixels.shape[1] * pixels.shape[2]))
     strips = [_strip(pixels[top : top + rows]) for top in range(0, pixels.shape[0], rows)]
     offsets = list(accumulate(map(len, strips), initial=8))
+    _check_size(offsets[-1])
     entries = {t.number: t for t in tags if _fits(t)} | _structure(pixels.shape, rows, offsets, colour, alpha)
     padding = offsets[-1] % 2
     directory = _directory(sorted(entries.values()), offsets[-1] + padding)
-    if offsets[-1] + padding + len(directory) >= LIMIT:
-        raise ValueError(
-            f"a TIFF file is below 4 GiB, these pixels need {offsets[-1]} bytes: write a window at a time"
-        )
+    _check_size(offsets[-1] + padding + len(directory))
     file.write(b"II*\0" + struct.pack("<L", offsets[-1] + padding))
     file.writelines([*strips, bytes(padding), directory])
 
 
+def _check_size(size: int) -> None:
+    if size >= LIMIT:
+        raise ValueError(f"a TIFF file is below 4 GiB, this one needs {size} bytes: write a window at a time")
+
+
 def _at(file: BinaryIO, offset: int, count: int) -> bytes:
-    file.seek(min(offset, 2**62))
+    file.seek(min(offset, file.seek(0, SEEK_END)))  # what lies far behind the end, no file system seeks
     return file.read(count)
 
 
@@ -146,16 +151,16 @@ def _number(file: BinaryIO, offset: int, count: int, order: str) -> int:
     return int.from_bytes(data, "little" if order == "<" else "big")
 
 
-def _within_budget(tags: Iterable[TiffTag | None]) -> dict[int, TiffTag]:
-    """Entries by number. They may share bytes, so the size of the file does not bound them."""
+def _within_budget(tags: Iterable[TiffTag | None]) -> tuple[dict[int, TiffTag], int]:
+    """Entries by number, and the bytes of all. They may share bytes, so the file's size does not bound them."""
     found: dict[int, TiffTag] = {}
-    left = MAX_DATA
+    spent = 0
     for tag in filter(None, tags):
-        left -= len(tag.data)
-        if left < 0:
+        spent += len(tag.data)
+        if spent > MAX_DATA:
             raise ValueError(f"the entries of a TIFF file have at most {MAX_DATA} bytes together, got more")
         found.setdefault(tag.number, tag)
-    return found
+    return found, spent
 
 
 def _entry(

@@ -23,7 +23,7 @@ def check_tiff(tags: dict[int, TiffTag], masked: bool, max_pixels: int) -> None:
     (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
     check_size(width, height, samples, max_pixels)
     bits, forms = _bits(tags), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
-    if bits > 8 or set(forms) != {1}:
+    if bits not in (1, 2, 4, 8) or set(forms) != {1}:
         kind = {2: "signed", 3: "float"}.get(max(forms), "unsigned")
         raise ImageError(
             f"samples must be unsigned, 8 bits, got {kind}, {bits} bits: scale the picture first"
