@@ -42,8 +42,13 @@ def what(error: Exception) -> str:
     return one_line(ValueError(text))
 
 
-def main(_: list[str]) -> int:
-    """Trains; returns the exit status."""
+def main(arguments: list[str]) -> int:
+    """Trains; returns the exit status. `arguments`: the program, and what is no flag, which is a slip."""
+    if arguments[1:]:
+        print(
+            f"train.py: {arguments[1]!r} is no flag: write --config.NAME=VALUE; see --help.", file=sys.stderr
+        )
+        return FAILED
     logging.set_verbosity(logging.FATAL)  # what others log of an error is said by ours, in one line
     try:
         from ltchm_jax import run  # takes seconds, in which Ctrl-C is no error

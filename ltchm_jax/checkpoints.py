@@ -64,7 +64,7 @@ class RunCheckpoints:
         if self.latest_step() is not None and path.exists():
             old, new = fields_of(_read_config(path)), fields_of(json.loads(text))
             all_made = self.latest_step() == config.steps  # then nothing but a last fit can heed a change
-            fixed = lasting(new).keys() - LAST_FITS if all_made else STATEFUL
+            fixed = lasting(new).keys() - LAST_FITS - MEMORY if all_made else STATEFUL
             changed = differing(old, new, fixed)
             if changed:
                 rule = (
@@ -177,6 +177,7 @@ STATEFUL = frozenset(
 CROPS = frozenset({"data.crop", "data.crops_per_image", "data.resized_crops", "data.flips"})
 INTERVALS = ("real_bytes_every", "validate_every", "checkpoint_every")  # which pause the steps
 UNSEEN = frozenset({"log_every", "checkpoints_to_keep", *INTERVALS})
+MEMORY = frozenset({"accumulate", "remat"})  # the last fits need less with them, and come out alike
 LAST_FITS = frozenset(
     {"steps", "entropy_refit", "synthesis_refit", "synthesis_refit_share", "entropy_images", "entropy_crop"}
 )

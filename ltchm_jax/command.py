@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from ltchm_jax.errors import one_line
+from ltchm_jax.errors import one_line, tell
 from ltchm_jax.garbage import rarely_collected
 
 FAILED, INTERRUPTED, UNREAD = 2, 130, 128 + signal.SIGPIPE  # exit statuses beside 0 and 1 for a failed check
@@ -41,7 +41,7 @@ def outcome(program: str, work: Callable[[], int | None], advice: str = "") -> i
         return UNREAD
     except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:  # XLA's own are the last
         spent = f"out of memory{advice}: " if "RESOURCE_EXHAUSTED" in str(error) else ""
-        print(f"{program}: {spent}{one_line(error)}", file=sys.stderr)
+        tell(f"{program}: {spent}{one_line(error)}")
         _forget_output()
         return FAILED
 

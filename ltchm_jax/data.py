@@ -25,6 +25,10 @@ def open_source(config: Any, split: str) -> Tolerant:
             "Training needs one source of images: set --config.data.folder=DIR, --config.data.dota=DIR or "
             "--config.data.tfds=NAME."
         )
+    if not data.folder and (data.split or data.validation_folder):
+        raise DataError(
+            "`data.split` and `data.validation_folder` are for `data.folder`, others have splits."
+        )
     if data.split and data.validation_folder:
         raise DataError("Validation images come from `data.split` or `data.validation_folder`, not both.")
     if data.dota:

@@ -1,5 +1,17 @@
 """What is wrong, in one line."""
 
+import contextlib
+import sys
+
+
+def tell(line: str) -> None:
+    """Prints a line to standard error.
+
+    Nobody may read it any more: a terminal was closed, `tee` got the same Ctrl-C. That is no reason to stop.
+    """
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
 
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, its kind where it has none."""

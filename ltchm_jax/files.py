@@ -30,6 +30,20 @@ def open_input(path: str | Path) -> Iterator[BinaryIO]:
         yield file if file.seekable() else BytesIO(file.read())
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and below, sorted; through links too, but each folder once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found += (path for name in names if (path := Path(here, name)).is_file())
+    return sorted(found)
+
+
 def check_folder(path: str | Path) -> None:
     """Raises FileNotFoundError unless the folder of a file that is to be written exists."""
     if not Path(path).parent.is_dir():

@@ -83,6 +83,7 @@ def fit_synthesis(
     key: jax.Array,
     report: Report = lambda step, found: None,
     parts: int = 1,
+    remat: bool = False,
 ) -> Tree:
     """Ascends the PSNR in the parameters of the synthesis and the inverse gains, from rounded latents.
 
@@ -94,11 +95,12 @@ def fit_synthesis(
       key: draws qualities.
       report: is told how far the fit is and the PSNR; what it raises ends the fit.
       parts: in which a batch is taken one after the other, which divides the memory that a step needs.
+      remat: compute blocks again for the gradient, which needs less memory still.
 
     Returns:
       The variables.
     """
-    params, error = variables["params"], nn.apply(_error, LTCHM(config))
+    params, error = variables["params"], nn.apply(_error, LTCHM(config, remat=remat))
     gains = params.get("gain_y", {})
     free = {"g_s": params["g_s"]} | {name: part for name, part in gains.items() if name == "log_inverse"}
 

@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 import re
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from ltchm_jax import processes
 from ltchm_jax.complexity import model_layers, total
 from ltchm_jax.entropy.range_coder import small_tensorflow
-from ltchm_jax.errors import first_line
+from ltchm_jax.errors import first_line, tell
 from ltchm_jax.files import atomic_write
 from ltchm_jax.model import ModelConfig
 
@@ -24,7 +24,7 @@ from ltchm_jax.model import ModelConfig
 def say(line: str) -> None:
     """Prints a line where a run is watched, once for all its processes."""
     if processes.is_first():
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
 
 class MetricWriter:
@@ -47,7 +47,7 @@ class MetricWriter:
 
             self._board = metric_writers.create_default_writer(str(workdir), asynchronous=False)
         except Exception as error:  # TensorFlow or CLU is not installed; the newest JAX breaks CLU's import
-            print(f"no TensorBoard, metrics.jsonl has all numbers: {first_line(error)}", file=sys.stderr)
+            tell(f"no TensorBoard, metrics.jsonl has all numbers: {first_line(error)}")
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -55,16 +55,26 @@ class MetricWriter:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(Exception):  # each write was flushed
+                self._board.close()
+
+    def _show(self, write: Callable[[Any], None]) -> None:
+        """Writes to a board that is there. One that fails is left alone from then on; a run goes on."""
+        if self._board is None:
+            return
+        try:
+            write(self._board)
+            self._board.flush()
+        except Exception as error:  # TensorFlow's own, of a full disk for one
+            self._board = None
+            tell(f"no TensorBoard any more, metrics.jsonl has all numbers: {first_line(error)}")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One row; in the file a number that is not finite is null."""
         row = {k: v if np.isfinite(v) else None for k, v in scalars.items()}
         self._file.write(json.dumps({"step": step, **row}) + "\n")
         self._file.flush()
-        if self._board is not None:
-            self._board.write_scalars(step, scalars)
-            self._board.flush()
+        self._show(lambda board: board.write_scalars(step, scalars))
 
     @property
     def shows_pictures(self) -> bool:
@@ -75,9 +85,7 @@ class MetricWriter:
         """Originals, uint8 [B, H, W, bands], and beside each its reconstruction, as a board can show them."""
         pairs = np.concatenate([originals, reconstructions], 2)
         bands = 3 if pairs.shape[-1] >= 3 else 1
-        if self._board is not None:
-            self._board.write_images(step, {"validation/pictures": pairs[..., :bands]})
-            self._board.flush()
+        self._show(lambda board: board.write_images(step, {"validation/pictures": pairs[..., :bands]}))
 
 
 def drop_rows_after(path: Path, step: int) -> None:
@@ -149,6 +157,7 @@ class Progress:
 
     def __init__(self, config: Any, share: float | None = None) -> None:
         self._config, self._share = config, share
+        self._watcher = ThreadPoolExecutor(1, "progress")
 
     def start(self, step: int, last: Any = None) -> None:
         """Begins an interval after this step, which is waited for; `last` are its metrics."""
@@ -156,11 +165,13 @@ class Progress:
         self._step, self._began, self._waited = step, time.perf_counter(), 0.0
 
     def next_batch(self, batches: Any, last: Any) -> np.ndarray:
-        """The next batch. The time it takes counts as waiting unless the `last` step still runs after it."""
+        """The next batch. The time it takes counts as waiting from when the `last` step is done."""
         start = time.perf_counter()
+        idle = self._watcher.submit(_time_when_done, last)
         batch = next(batches)
+        now = time.perf_counter()
         if is_done(last):
-            self._waited += time.perf_counter() - start
+            self._waited += now - min(max(start, idle.result()), now)
         return batch
 
     @contextlib.contextmanager
@@ -196,6 +207,11 @@ class Progress:
         if self._share is not None:
             rates["model_flop_utilisation"] = rates["images_per_second"] * self._share
         return rates, seconds * (self._config.steps - step)
+
+
+def _time_when_done(step: Any) -> float:
+    jax.block_until_ready(step)
+    return time.perf_counter()
 
 
 def is_done(step: Any) -> bool:

@@ -5,7 +5,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ltchm_jax import data, metrics, processes
 from ltchm_jax.checkpoints import INTERVALS, RunCheckpoints, differing, fields_of, lasting
 from ltchm_jax.command import INTERRUPTED, outcome
 from ltchm_jax.devices import check_platforms
+from ltchm_jax.errors import tell
 from ltchm_jax.files import claimed
 from ltchm_jax.fitting import Report, fit_entropy_model, fit_synthesis
 from ltchm_jax.linear_start import check_model, linear_start
@@ -36,6 +36,7 @@ MAY_BE_ZERO = (
     "seed", "real_bytes_every", "linear_start", "entropy_fit", "entropy_refit", "synthesis_refit",
     "warmup", "decay_at", "clip_value", "clip_norm",
 )  # fmt: skip
+MOST = 1 << 31  # of a count: JAX's integers have 32 bits
 CODERS = ("tensorflow_compression_ops", "tensorflow_compression")  # either will do
 DATA_COUNTS = ("crop", "crops_per_image", "validation_images", "threads", "prefetch")
 
@@ -78,11 +79,11 @@ def check_counts(config: Any) -> None:
         f"data.{name}": config.data[name] for name in DATA_COUNTS
     }
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if not 1 <= value < MOST:
+            raise ValueError(f"`{name}` must be 1 to 2^31 - 1, got {value}.")
     for name in MAY_BE_ZERO:
-        if not config[name] >= 0:
-            raise ValueError(f"`{name}` must be 0 or more, got {config[name]}.")
+        if not 0 <= config[name] < MOST:
+            raise ValueError(f"`{name}` must be 0 or more, less than 2^31, got {config[name]}.")
     for name in ("lmbda", "learning_rate"):
         if not 0 < config[name] < math.inf:
             raise ValueError(f"`{name}` must be a number above 0, got {config[name]}.")
@@ -166,7 +167,7 @@ def finish(config: Any, model: Model, source: Tolerant) -> Model:
         batches, steps = data.training_batches(source, config), config.synthesis_refit
         report = report_of_fit("synthesis", "psnr", steps)
         parts = jax.device_count() * config.accumulate  # one device does it all, in the memory of a step
-        fitted = fit_synthesis(model.config, variables, batches, steps, key, report, parts)
+        fitted = fit_synthesis(model.config, variables, batches, steps, key, report, parts, config.remat)
         variables = optax.incremental_update(fitted, variables, config.synthesis_refit_share)
     if config.entropy_refit:
         variables = fit(config, model.config, variables, source, config.entropy_refit)
@@ -387,5 +388,5 @@ def start(config: Any, workdir: Path, distributed: str) -> int:
                 held.enter_context(claimed(workdir, "--workdir"))
             return 0 if train(config, workdir, received) else INTERRUPTED
     except KeyboardInterrupt:  # before the first step or after the last: what was kept is whole
-        print("ended; the same command goes on from what was kept", file=sys.stderr)
+        tell("ended; the same command goes on from what was kept")
         return INTERRUPTED

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a lost terminal
 MOMENT = 0.02  # seconds
 
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Within it Ctrl-C and a termination are KeyboardInterrupt; the list that it gives holds them.
+    """Within it all of `STOPS` are KeyboardInterrupt; the list that it gives holds them.
 
     Where Python can't raise it, as in a callback of the garbage collector, of which JAX has one, it is raised
     a moment later.
@@ -32,15 +32,17 @@ def interrupts() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def stop_on_signals(received: list[int]) -> Iterator[None]:
-    """Within it Ctrl-C and a termination are only added to the list; the run then ends in good order.
+    """Within it all of `STOPS` are only added to the list; the run then ends in good order.
 
-    The second of a kind has the effect that it had before.
+    The second of a kind has the effect that it had before, save for a lost terminal: several may tell of it.
     """
 
     def ask(number: Any, _: Any) -> None:
         received.append(number)
-        signal.signal(number, old[number])
-        os.write(2, b"\nends after this step, which will be kept; once more ends it at once\n")
+        if number != signal.SIGHUP:
+            signal.signal(number, old[number])
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nends after this step, which will be kept; once more ends it at once\n")
 
     with _handled(ask) as old:
         yield

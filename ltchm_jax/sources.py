@@ -1,7 +1,6 @@
 """Where images come from: folders, DOTA, TFDS. Random access to uint8 [H, W, bands]; see docs/data.md."""
 
 import hashlib
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ltchm_jax.errors import first_line
+from ltchm_jax.errors import first_line, tell
+from ltchm_jax.files import files_below
 from ltchm_jax.imagery.images import SUFFIXES, ImageError, is_picture, read_image
 
 TENTHS = {"train": range(8), "validation": (8,), "test": (9,)}
@@ -60,7 +60,7 @@ def images_below(folder: str | Path, field: str) -> tuple[Path, list[Path]]:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"The data folder must exist, got {str(root)!r}; set --config.data.{field}=DIR.")
-    paths = sorted(filter(is_picture, root.rglob("*")))
+    paths = list(filter(is_picture, files_below(root)))
     if not paths:
         suffixes = ", ".join(SUFFIXES)
         raise DataError(f"The data folder must hold images ({suffixes}); {str(root)!r} holds none.")
@@ -201,7 +201,7 @@ class Tolerant:
         if 10 * count > len(self):
             raise DataError(f"A tenth of the images may be unreadable, not {count} of {len(self)}: {reason}")
         if new:
-            print(f"left out ({count} of {len(self)}): {reason}", file=sys.stderr, flush=True)
+            tell(f"left out ({count} of {len(self)}): {reason}")
 
     def __repr__(self) -> str:
         return repr(self._source)

@@ -68,6 +68,10 @@ class Recipe:
             raise ValueError(f"`rounding` must be one of {', '.join(ROUNDINGS)}, got {config.rounding!r}.")
         if not 0 <= config.rate_balance <= 1:
             raise ValueError(f"`rate_balance` must be 0 to 1, got {config.rate_balance}.")
+        if config.rate_balance and not config.model.lmbdas:
+            raise ValueError(
+                "`rate_balance` is for a model of several rates: set --config.model.lmbdas, or 0."
+            )
         check_distortion(config.distortion, config.data.crop)
         return cls(
             model=ModelConfig.from_dict(config.model.to_dict()),
@@ -86,6 +90,10 @@ class Recipe:
 def learning_rate(config: Any) -> optax.Schedule:
     """Rate by updates taken. 'step': x0.1 after `decay_at` updates at the full rate, as released."""
     if config.schedule == "step":
+        if config.warmup:
+            raise ValueError(
+                "`warmup` is for the cosine: set --config.schedule=cosine, or --config.warmup=0."
+            )
         return optax.piecewise_constant_schedule(config.learning_rate, {config.decay_at: 0.1})
     if config.schedule == "cosine":
         if config.warmup >= config.steps:

@@ -56,6 +56,8 @@ def test_in_half_precision_statistics_are_float32():
     np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-5)
     np.testing.assert_allclose(var, exact.var(0), rtol=1e-4)
     assert (out.dtype, mean.dtype, var.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+    want = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    np.testing.assert_allclose(np.asarray(out, np.float64).reshape(-1, 5), want, rtol=2**-8, atol=1e-3)
 
 
 @pytest.mark.parametrize("repeats", [1, 2])

@@ -51,6 +51,15 @@ def test_validation_has_its_own_folder_or_the_same(tmp_path):
         open_source(two, "train")
 
 
+def test_linked_folders_are_read_and_rings_end(tmp_path):
+    folder, other = write_photos(tmp_path / "a", 2), write_photos(tmp_path / "b", 3)
+    (folder / "linked").symlink_to(other)
+    (folder / "self").symlink_to(folder)
+    (other / "twice").symlink_to(other)
+    names = [path.relative_to(folder).as_posix() for path in FolderSource(folder).paths]
+    assert names == ["0.png", "1.png", "linked/0.png", "linked/1.png", "linked/2.png"]
+
+
 def test_splits_by_name_serve_training_and_validation(tmp_path):
     folder = write_photos(tmp_path / "images", 30)
     for fields in ({"data.folder": str(folder), "data.split": True}, {"data.dota": str(tmp_path)}):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import types
 
 import jax
@@ -85,6 +86,31 @@ def test_a_board_gets_scalars_and_pictures_beside_their_reconstructions(tmp_path
     np.testing.assert_array_equal(images["validation/pictures"], want)
 
 
+class FullDisk(Exception):
+    """TensorFlow's errors have a root of their own."""
+
+
+@pytest.mark.parametrize("moment", ["scalars", "pictures", "close"])
+def test_a_board_that_fails_does_not_end_a_run(tmp_path, monkeypatch, capsys, moment):
+    def fail(*_: object) -> None:
+        raise FullDisk("No space left on device\nand so on")
+
+    board = Board()
+    method = {"scalars": "write_scalars", "pictures": "write_images", "close": "close"}[moment]
+    monkeypatch.setattr(board, method, fail)
+    writers = types.SimpleNamespace(create_default_writer=lambda *_, **__: board)
+    monkeypatch.setitem(sys.modules, "clu", types.SimpleNamespace(metric_writers=writers))
+    monkeypatch.setattr(monitor, "small_tensorflow", lambda: None)
+    with MetricWriter(tmp_path) as writer:
+        for step in (1, 2):
+            writer.write(step, {"loss": 2.0})
+            writer.write_pictures(step, *np.zeros((2, 1, 4, 6, 3), np.uint8))
+        assert writer.shows_pictures == (moment == "close")
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+    said = "no TensorBoard any more, metrics.jsonl has all numbers: No space left on device\n"
+    assert capsys.readouterr().err == ("" if moment == "close" else said)
+
+
 def test_without_a_board_there_are_no_pictures(tmp_path):
     with MetricWriter(tmp_path) as writer:
         assert not writer.shows_pictures
@@ -166,17 +192,28 @@ def test_an_interval_without_a_step_has_no_rates(clock, capsys):
     assert capsys.readouterr().err == f"step 1/{small_config().steps} loss 1.0000 bpp 1.0000 psnr 1.00\n"
 
 
-@pytest.mark.parametrize(("is_done", "share"), [(True, 0.75), (False, 0.0)])
-def test_waiting_counts_where_the_devices_wait_too(clock, monkeypatch, capsys, is_done, share):
+@pytest.mark.parametrize(("done", "share"), [(9.0, 0.75), (12.0, 0.25), (None, 0.0)])
+def test_waiting_counts_where_the_devices_wait_too(clock, monkeypatch, capsys, done, share):
+    """The batch is waited for from second 10 to 13, the last step done before, meanwhile, or after."""
+
     def batches():
         clock.append(clock[-1] + 3)
         yield "batch"
 
-    monkeypatch.setattr(monitor, "is_done", lambda step: is_done)
+    monkeypatch.setattr(monitor, "is_done", lambda step: done is not None)
+    monkeypatch.setattr(monitor, "_time_when_done", lambda step: done)
     progress = progress_after(1, small_config())
     assert progress.next_batch(batches(), None) == "batch"
     clock.append(clock[-1] + 1)
     assert progress.close(2, MEANS)["input_wait"] == share
+
+
+def test_a_step_is_timed_when_its_arrays_are_there():
+    before = time.perf_counter()
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 300, lambda _, y: y @ x, x))(jax.numpy.eye(512))
+    when = monitor._time_when_done({"loss": slow})
+    assert monitor.is_done(slow)
+    assert before < when <= time.perf_counter()
 
 
 def test_a_step_is_done_once_its_arrays_are_there():

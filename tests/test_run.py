@@ -22,7 +22,7 @@ from ltchm_jax.data import open_source, training_batches
 from ltchm_jax.linear_start import linear_start
 from ltchm_jax.model import init_variables
 from ltchm_jax.model_file import load_model, make_model, save_model
-from ltchm_jax.signals import interrupts, stop_on_signals
+from ltchm_jax.signals import STOPS, interrupts, stop_on_signals
 from ltchm_jax.training import Recipe, Trainer, TrainState, init_state, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -325,16 +325,17 @@ def test_what_is_exported_has_its_halves_fitted_again(folder, capsys):
 def test_the_synthesis_is_fitted_in_the_memory_of_a_step(folder, monkeypatch):
     found = []
 
-    def look(model, variables, batches, steps, key, report, parts):
-        found.append((len(next(batches)), parts))
+    def look(model, variables, batches, steps, key, report, parts, remat):
+        found.append((len(next(batches)), parts, remat))
         return variables
 
     monkeypatch.setattr(run, "fit_synthesis", look)
-    config = config_of(folder, synthesis_refit=2, batch_size=4 * jax.device_count(), accumulate=2)
+    fields = {"batch_size": 4 * jax.device_count(), "accumulate": 2, "remat": True}
+    config = config_of(folder, synthesis_refit=2, **fields)
     model = Recipe.from_config(config).model
     plain = make_model(model, jax.device_get(init_variables(model, jax.random.key(0))))
     run.finish(config, plain, open_source(config, "train"))
-    assert found == [(4 * jax.device_count(), 2 * jax.device_count())]
+    assert found == [(4 * jax.device_count(), 2 * jax.device_count(), True)]
 
 
 def test_weights_are_float32_whatever_the_environment_says(folder, tmp_path, monkeypatch):
@@ -379,7 +380,9 @@ def test_real_bytes_are_counted_every_so_often(folder, tmp_path, monkeypatch):
 def test_real_bytes_need_a_range_coder(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run, "CODERS", ("no_such_module",))
     assert "tensorflow-compression-ops" in error_of(config_of(folder, real_bytes_every=4), tmp_path, capsys)
-    assert "must be 0 or more, got -1" in error_of(config_of(folder, real_bytes_every=-1), tmp_path, capsys)
+    assert "must be 0 or more, less than 2^31, got -1" in error_of(
+        config_of(folder, real_bytes_every=-1), tmp_path, capsys
+    )
 
 
 @pytest.mark.slow
@@ -413,6 +416,21 @@ def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert "once more ends it at once" in capfd.readouterr().err
+
+
+def test_a_lost_terminal_is_one_request_however_many_tell(monkeypatch):
+    """And there is no standard error any more."""
+    kept = os.dup(2)
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 2)
+    try:
+        with interrupts() as received, stop_on_signals(received):
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            assert received == [signal.SIGHUP] * 2
+    finally:
+        os.dup2(kept, 2)
 
 
 def test_a_termination_before_the_first_step_is_status_130(folder, tmp_path, monkeypatch):
@@ -470,11 +488,11 @@ def test_an_ignored_signal_stays_ignored():
 
 
 def test_signals_have_their_handlers_back():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in STOPS]
     with interrupts() as received, stop_on_signals(received):
         terminate()
         assert received == [signal.SIGTERM]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in STOPS] == before
 
 
 def error_of(config, workdir: Path, capsys) -> str:
@@ -509,6 +527,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_pa
         ({"lmbda": -5.0}, "`lmbda` must be a number above 0"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be a number above 0"),
         ({"seed": -1}, "`seed` must be 0 or more"),
+        ({"seed": 2**63}, "`seed` must be 0 or more, less than 2^31"),
+        ({"schedule": "step", "decay_at": 10**10}, "`decay_at` must be 0 or more, less than 2^31"),
+        ({"schedule": "step", "warmup": 5}, "`warmup` is for the cosine"),
+        ({"rate_balance": 0.5}, "`rate_balance` is for a model of several rates"),
+        ({"data.folder": "", "data.dota": "x", "data.split": True}, "are for `data.folder`"),
+        ({"data.folder": "", "data.tfds": "x", "data.validation_folder": "y"}, "are for `data.folder`"),
         ({"ema": 1.0}, "`ema` must be 0 (off) or more, less than 1"),
         ({"clip_norm": float("nan")}, "`clip_norm` must be 0 or more"),
         ({"decay_at": -1}, "`decay_at` must be 0 or more"),
@@ -520,7 +544,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_kept(folder, tmp_pa
         ({"synthesis_refit": 5, "distortion": "ms_ssim"}, "`synthesis_refit` lower squared error"),
         ({"linear_start": 5, "init_from": "x"}, "`init_from` and `linear_start` are two beginnings"),
         ({"entropy_refit": 5, "entropy_crop": 32}, "`entropy_crop` must be a multiple of 64"),
-        *[({name: 0}, f"`{name}` must be at least 1") for name in COUNTS],
+        *[({name: 0}, f"`{name}` must be 1 to 2^31 - 1, got 0") for name in COUNTS],
     ],
 )
 def test_errors_are_one_line_and_status_two(folder, tmp_path, capsys, fields, line):
@@ -533,6 +557,20 @@ def test_a_changed_configuration_is_refused(folder, tmp_path, capsys):
     assert "lmbda differ" in error_of(config_of(folder, lmbda=5.0), tmp_path, capsys)
     other = config_of(folder, **{"data.crops_per_image": 2})
     assert "data.crops_per_image differ" in error_of(other, tmp_path, capsys)
+
+
+def test_the_last_fits_may_be_had_in_less_memory(folder, tmp_path, monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    parts = []
+    monkeypatch.setattr(run, "fit_synthesis", fail)
+    config = config_of(folder, batch_size=2 * jax.device_count(), synthesis_refit=2)
+    assert "RESOURCE_EXHAUSTED" in error_of(config, tmp_path, capsys)
+    monkeypatch.setattr(run, "fit_synthesis", lambda *given: parts.append(given[-2:]) or given[1])
+    config.accumulate, config.remat = 2, True
+    assert run.main(config, str(tmp_path)) == 0
+    assert parts == [(2 * jax.device_count(), True)]
 
 
 def test_a_damaged_picture_ends_the_run(tmp_path, capsys):
@@ -608,6 +646,7 @@ def test_a_killed_run_ends_bit_identical_to_one_that_was_not(folder, tmp_path):
         ),
         (["--nothing=1"], "train.py: A flag is unknown"),
         (["--config.steps=many"], "train.py: A flag is unknown"),
+        (["--config.data.flips", "False"], "train.py: 'False' is no flag"),
     ],
 )
 def test_the_command_ends_with_status_two_and_one_line(tmp_path, flags, line):

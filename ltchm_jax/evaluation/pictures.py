@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ltchm_jax.container.header import Layout
+from ltchm_jax.files import files_below
 from ltchm_jax.imagery.images import SUFFIXES, ImageError, is_picture, read_image
 
 
@@ -60,7 +61,7 @@ def list_pictures(folders: Sequence[str | Path]) -> tuple[list[Picture], list[st
                 f"folders need different names in tables, got {seen[dataset]} and {folder}; rename one"
             )
         seen[dataset] = folder
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for path in files_below(folder):
             name = _printable(path.relative_to(folder).as_posix())
             if is_picture(path):
                 pictures.append(Picture(dataset, name, path))

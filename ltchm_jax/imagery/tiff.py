@@ -152,7 +152,7 @@ def _number(file: BinaryIO, offset: int, count: int, order: str) -> int:
 
 
 def _within_budget(tags: Iterable[TiffTag | None]) -> tuple[dict[int, TiffTag], int]:
-    """Entries by number, and the bytes of all. They may share bytes, so the file's size does not bound them."""
+    """Entries by number, and the bytes of all. They may share some, so a file's size does not bound them."""
     found: dict[int, TiffTag] = {}
     spent = 0
     for tag in filter(None, tags):

@@ -45,9 +45,13 @@ class BatchNorm(nn.Module):
 
 
 def affine(x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
-    """x [..., C] with its mean [C] taken to `bias` [C] and its variance [C] to the square of `scale` [C]."""
+    """x [..., C] with its mean [C] taken to `bias` [C] and its variance [C] to the square of `scale` [C].
+
+    In float32 at least: in bfloat16 a mean of 30 deviations would leave an error of a tenth of one.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     gain = scale * lax.rsqrt(var + EPSILON)
-    return x * _like(gain, x) + _like(bias - mean * gain, x)
+    return (wide * _like(gain, wide) + _like(bias - mean * gain, wide)).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
