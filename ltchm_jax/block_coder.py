@@ -32,22 +32,24 @@ class BlockCoder:
     Functions compile once for each shape of block and each device, for all models of one configuration, and
     are kept until the process ends or calls `jax.clear_caches`.
     `quality` is in steps of 1/256 throughout. Blocks take turns on the devices of this process by `number`.
-    With an `effort` latents are refined in so many passes, see `refinement`.
+    With an `effort` latents are refined in so many passes, see `refinement`. An `exact` one synthesises in
+    float64, where no two machines differ enough to round a sample otherwise, but for one in 1e10 or so.
 
     Raises:
       ValueError: the model can't be refined, or `effort` is not 0 to MAX_EFFORT.
     """
 
-    def __init__(self, model: Model, effort: int = 0) -> None:
+    def __init__(self, model: Model, effort: int = 0, exact: bool = False) -> None:
         if effort not in range(MAX_EFFORT + 1):
             raise ValueError(f"`effort` must be an integer of 0 to {MAX_EFFORT}, got {effort}.")
-        self.model, self.devices, self.effort = model, jax.local_devices(), int(effort)
+        self.model, self.devices, self.effort, self.exact = model, jax.local_devices(), int(effort), exact
         self._refiner = Refiner(model.config, trained_lmbdas(model)) if effort else None
         self._placed = functools.cache(lambda i: jax.device_put(model.variables, self.devices[i]))
-        wide = {k: v for k, v in model.variables["params"].items() if k in ("h_s", "gain_z", "prior_y")}
-        with float64():
-            # Widened on the host: on the device each shape would have to be compiled.
-            self._wide = jax.device_put({"params": jax.tree.map(lambda v: v.astype(np.float64), wide)})
+        self._all_wide = functools.cache(lambda: widened(model.variables))
+        names = "h_s", "gain_z", "prior_y"
+        self._wide = widened(
+            {"params": {name: v for name, v in model.variables["params"].items() if name in names}}
+        )
         self.entropy = LatentCoder(
             entropy_parameters(model.config),
             self._wide,
@@ -80,7 +82,10 @@ class BlockCoder:
 
     def synthesise(self, number: int, y: np.ndarray, quality: int) -> jax.Array:
         """uint8 [H, W, bands] of y int32 [H/16, W/16, M], still being computed when this returns."""
-        return synthesise(self.model.config, self._variables_on(number), y, self.rate(quality))
+        if not self.exact:
+            return synthesise(self.model.config, self._variables_on(number), y, self.rate(quality))
+        with float64():
+            return synthesise(self.model.config, self._all_wide(), y, self.rate(quality))
 
     def latents(self, pixels: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
         """`analyse` on the first device, waited for."""
@@ -136,6 +141,12 @@ class BlockCoder:
         return psi[: shape[0], : shape[1]]
 
 
+def widened(variables: dict) -> dict:
+    """Variables in float64 where `float64` computes. On a device each shape would have to be compiled."""
+    with float64():
+        return jax.device_put(jax.tree.map(lambda v: v.astype(np.float64), variables))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def analyse(
     config: ModelConfig, variables: dict, pixels: jax.Array, quality: jax.Array
@@ -148,8 +159,9 @@ def analyse(
 
 @functools.partial(jax.jit, static_argnums=0)
 def synthesise(config: ModelConfig, variables: dict, y: jax.Array, quality: jax.Array) -> jax.Array:
-    """The padded block, uint8 [H, W, bands], of y int32 [H/16, W/16, M]."""
-    x_hat: Any = LTCHM(config).apply(variables, y.astype(jnp.float32)[None], quality, method="synthesise")
+    """The padded block, uint8 [H, W, bands], of y int32 [H/16, W/16, M], in the type of the variables."""
+    y_hat = y.astype(jnp.result_type(*jax.tree.leaves(variables)))[None]
+    x_hat: Any = LTCHM(config).apply(variables, y_hat, quality, method="synthesise")
     return jnp.round(255 * jnp.clip(x_hat[0], 0, 1)).astype(jnp.uint8)
 
 

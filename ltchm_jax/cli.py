@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltchm_jax.command import Parser, outcome, share_accelerators
 from ltchm_jax.signals import interrupts
@@ -77,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
         "output", help="a .png or .tif file; a folder (.tif for bands and TIFF tags); - for PNG on output"
     )
     decompress.add_argument("--window", type=_window, metavar="X,Y,W,H", help="decode this part only")
+    decompress.add_argument(
+        "--exact", action="store_true", help="the same pixels on every machine: slower, more memory"
+    )
     _add_max_pixels(decompress)
     _add_model(decompress)
     decompress.set_defaults(run=run_decompress)
@@ -212,7 +215,7 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
     return pairs
 
 
-def open_codec(name: str | None, **options: int) -> "Codec":
+def open_codec(name: str | None, **options: Any) -> "Codec":
     """The codec of a model file, or of a name that ships; compiled functions are kept for the next run."""
     keep_compiled_functions()
     from ltchm_jax.codec import Codec
@@ -320,7 +323,7 @@ def run_decompress(options: argparse.Namespace) -> None:
             suffix = ".png" if target == "-" else None
             check_writable(target, layout, suffix)
             file.seek(0)
-            codec = codec or open_codec(options.model)
+            codec = codec or open_codec(options.model, exact=options.exact)
             window = options.window and Rect(*options.window)
             image = codec.decompress_image(file, window, max_pixels=limit, progress=_progress)
         lost = write_image(target, image, suffix=suffix)

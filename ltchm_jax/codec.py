@@ -61,7 +61,8 @@ class Codec:
     A picture with a side above `block_size` pixels is cut into blocks of at most that, which share `overlap`
     pixels with their neighbours, by default 4. With an `effort` the encoder refines the latents of every
     block in so many passes (see `refinement`): fewer bytes for the same quality, in more time. Any codec of
-    the model decodes all of them.
+    the model decodes all of them: to the same latents on every machine and, where it is `exact`, to the same
+    pixels, in more time and memory; else a pixel may differ by 1 of 255.
 
     Raises:
       ValueError: `block_size` is not 16 to 4096, `overlap` more than a quarter of it, `effort` not 0 to
@@ -70,7 +71,7 @@ class Codec:
 
     def __init__(
         self, model: Model, name: str = "unnamed", *,
-        block_size: int = BLOCK_SIZE, overlap: int | None = None, effort: int = 0,
+        block_size: int = BLOCK_SIZE, overlap: int | None = None, effort: int = 0, exact: bool = False,
     ) -> None:  # fmt: skip
         if block_size < MIN_BLOCK:  # a grid would take 0 for one block of any size
             raise ValueError(
@@ -80,20 +81,21 @@ class Codec:
         self.block_size = block_size
         self.overlap = OVERLAP if overlap is None else overlap
         Grid(1, 1, self.block_size, self.overlap)  # raises where they break its rules
-        self.blocks = BlockCoder(model, effort)
+        self.blocks = BlockCoder(model, effort, exact)
 
     def __reduce__(self) -> tuple:
         """For `pickle` and `copy`: the model and the options; functions compile anew in another process."""
         made = functools.partial(
-            Codec, block_size=self.block_size, overlap=self.overlap, effort=self.blocks.effort
-        )
+            Codec, block_size=self.block_size, overlap=self.overlap, effort=self.blocks.effort,
+            exact=self.blocks.exact,
+        )  # fmt: skip
         return made, (self.model, self.name.rpartition("@")[0])
 
     @classmethod
-    def load(cls, name_or_path: str | Path | None = None, **options: int) -> "Codec":
+    def load(cls, name_or_path: str | Path | None = None, **options: Any) -> "Codec":
         """The codec of a model file, of a name that ships, or (no argument) of the default model.
 
-        `options` are `block_size`, `overlap` and `effort`, as for `Codec`.
+        `options` are `block_size`, `overlap`, `effort` and `exact`, as for `Codec`.
 
         Raises:
           ModelError: it can't be found or read.

@@ -98,7 +98,10 @@ def test_processes_on_other_cores_and_with_kept_functions_agree(folder, tmp_path
     for name, cores in {"a": one, "b": all_of_them}.items():
         as_a_process(cache, cores, "compress", tmp_path / "scene.png", tmp_path / f"{name}.ltc", *model)
     for name, cores in {"a": all_of_them, "b": one}.items():
-        as_a_process(cache, cores, "decompress", tmp_path / f"{name}.ltc", tmp_path / f"{name}.png", *model)
+        stream = tmp_path / f"{name}.ltc"
+        as_a_process(cache, cores, "decompress", stream, tmp_path / f"{name}.png", *model)
+        as_a_process(cache, cores, "decompress", "--exact", stream, tmp_path / f"{name}-exact.png", *model)
+    assert (tmp_path / "a-exact.png").read_bytes() == (tmp_path / "b-exact.png").read_bytes()
     kept = list((cache / "ltchm-jax").iterdir())
     assert len(kept) > 2
     assert run("decompress", tmp_path / "b.ltc", tmp_path / "fresh.png", *model) == 0

@@ -187,6 +187,35 @@ def test_compress_twice_gives_the_same_bytes(codec):
     assert codec.compress(scene(40, 50), 1.5) == codec.compress(scene(40, 50), 1.5)
 
 
+def test_exact_pixels_bear_other_arithmetic(codec):
+    """Weights that are off by 1e-13 change no pixel; where they are off as in float32, some do."""
+    exact = block_coder.BlockCoder(codec.model, exact=True)
+    rng = np.random.default_rng(0)
+    y = rng.integers(-9, 10, (16, 16, SMALL.latent_channels)).astype(np.int32)
+    whole = exact._all_wide()
+
+    def pixels(error: float) -> np.ndarray:
+        off = jax.tree.map(lambda v: np.asarray(v) * (1 + error * rng.normal(size=v.shape)), whole)
+        exact._all_wide = lambda: off
+        return np.asarray(exact.synthesise(0, y, 256))
+
+    want = pixels(0)
+    np.testing.assert_array_equal(pixels(1e-13), want)
+    assert (pixels(1e-5) != want).any()
+    plain = np.asarray(codec.blocks.synthesise(0, y, 256))
+    assert np.abs(plain.astype(int) - want).max() <= 1
+    assert np.ptp(want) > 100
+
+
+def test_an_exact_codec_reads_any_stream(codec):
+    exact = pickle.loads(pickle.dumps(codec_module.Codec(codec.model, "small", exact=True)))
+    assert exact.blocks.exact
+    data, x = codec.compress(scene(70, 50)), scene(70, 50)
+    assert data == exact.compress(x)
+    difference = exact.decompress(data).astype(int) - codec.decompress(data)
+    assert np.abs(difference).max() <= 1
+
+
 def test_windows_are_crops_of_the_whole(codec, small_blocks):
     """Of blocks, which any codec of the model decodes."""
     x = scene(150, 100)
