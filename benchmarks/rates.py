@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ltchm_jax.codec import find_model
 from ltchm_jax.data import central_crops
 from ltchm_jax.losses import Losses, psnr, rate_distortion
 from ltchm_jax.model import LTCHM
 from ltchm_jax.model_file import Model, load_model
 from ltchm_jax.refinement import trained_lmbdas
 from ltchm_jax.sources import FolderSource
+from ltchm_jax.weights import find_model
 
 BATCH = 8
 

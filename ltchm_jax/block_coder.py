@@ -4,6 +4,7 @@ Transforms in float32 on any device, the entropy model in float64, integers from
 """
 
 import functools
+import logging
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +17,13 @@ from ltchm_jax.bitstream import Block, LatentsMismatch, Malformed
 from ltchm_jax.devices import float64
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
 from ltchm_jax.entropy.range_coder import GuardError, RangeCoderError
+from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import Parameters
 from ltchm_jax.model import LTCHM, Y_STRIDE, Z_STRIDE, ModelConfig
 from ltchm_jax.model_file import Model
 from ltchm_jax.refinement import MAX_EFFORT, Refiner, bounded_latents, trained_lmbdas, unit
+
+logger = logging.getLogger(__name__)
 
 QUALITY_STEPS = 256  # a stream keeps the quality in steps of 1/256
 # Sides of a block are padded to a multiple of this many pixels, by the version of the stream.
@@ -93,8 +97,12 @@ class BlockCoder:
         return y, z
 
     def encode(self, y: jax.Array, z: jax.Array, quality: int) -> Block:
-        """Codes the latents that `analyse` gave."""
+        """Codes the latents that `analyse` gave; a warning is logged of those that were clipped."""
         symbols, hyper = np.asarray(y), np.asarray(z)
+        clipped = sum(np.count_nonzero(np.abs(v) >= SYMBOL_LIMIT) for v in (symbols, hyper))
+        if clipped:
+            told = "%d latents of a block were clipped to +-%d, its pixels will be wrong: train the model further"
+            logger.warning(told, clipped, SYMBOL_LIMIT)
         coded = self.entropy.encode(hyper, symbols, self.psi(hyper, quality, symbols.shape))
         return Block(coded.payload, latents_crc(hyper, symbols), coded.guards)
 

@@ -217,6 +217,9 @@ def targets(inputs: list[str], output: str, suffix: str) -> list[tuple[str, str]
 
 def open_codec(name: str | None, **options: Any) -> "Codec":
     """The codec of a model file, or of a name that ships; compiled functions are kept for the next run."""
+    from ltchm_jax.weights import find_model
+
+    find_model(name)  # before what takes seconds
     keep_compiled_functions()
     from ltchm_jax.codec import Codec
     from ltchm_jax.devices import check_platforms
@@ -396,10 +399,10 @@ def run_import(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """`ltchm export-torch`."""
-    from ltchm_jax.codec import find_model
     from ltchm_jax.interop import check_released, export_state
     from ltchm_jax.model_file import load_model
     from ltchm_jax.parity.reference_files import write_arrays
+    from ltchm_jax.weights import find_model
 
     model = load_model(find_model(options.model))
     check_released(model.config)

@@ -9,7 +9,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,15 +19,13 @@ from ltchm_jax.bitstream import Container, Header, Layout
 from ltchm_jax.block_coder import QUALITY_STEPS, BlockCoder, latent_shape
 from ltchm_jax.container.blocks import blend
 from ltchm_jax.container.grid import MAX_BLOCK, MIN_BLOCK, Grid, Rect
-from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.entropy.wavefront import longest_step
 from ltchm_jax.files import atomic_write, open_input
 from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
-from ltchm_jax.model_file import Model, ModelError, load_model
+from ltchm_jax.model_file import Model, load_model
+from ltchm_jax.weights import SHIPPED, find_model
 
-SHIPPED = Path(str(resources.files("ltchm_jax") / "weights"))
-DEFAULT_MODEL = "rsscn7"
 BLOCK_SIZE, OVERLAP = 1024, 4
 STEP_ROWS = 64  # positions that a decoder evaluates at once, of as many blocks as it takes
 
@@ -38,21 +35,6 @@ Window = tuple[int, int, int, int]  # a Rect, or its four numbers
 
 def _silent(blocks: Iterable, _: int) -> Iterable:
     return blocks
-
-
-def find_model(name_or_path: str | Path | None = None) -> Path:
-    """The file of a model: a path, or the name of one that ships with the package.
-
-    Raises:
-      ModelError: neither.
-    """
-    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
-    if Path(name).is_file():
-        return Path(name)
-    if (SHIPPED / f"{name}.safetensors").is_file() and "/" not in name:
-        return SHIPPED / f"{name}.safetensors"
-    names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors"))) or "none"
-    raise ModelError(f"A model is a file or one of the names that ship ({names}), got {name!r}.")
 
 
 class Codec:
@@ -265,11 +247,6 @@ class Codec:
         with open_input(source) as file:
             image = self.decompress_image(file, window, max_pixels=max_pixels)
         write_image(target, image)
-
-    def clipped(self, pixels: np.ndarray, quality: float | None = None) -> int:
-        """How many latents of a picture lie outside +-SYMBOL_LIMIT, and are clipped; 0 for any sane model."""
-        y, z = self.blocks.latents(pixels, self.quality_steps(quality))
-        return int(sum((np.abs(v) >= SYMBOL_LIMIT).sum() for v in (y, z)))
 
     def _layout(self, pixels: np.ndarray) -> Layout:
         """What the bands of an array mean: those of the model, or else a colour by their number."""

@@ -19,13 +19,14 @@ from ltchm_jax.entropy.distributions import logistic_bin_bits
 from ltchm_jax.entropy.tables import PmfTables, quantise_pmf, tables_digest
 from ltchm_jax.files import atomic_write
 from ltchm_jax.model import LTCHM, ModelConfig, abstract_variables
+from ltchm_jax.weights import ModelError
 
 FORMAT = "ltchm-model-1"
 MAX_MODEL_BYTES = 1 << 31
 
 
-class ModelError(ValueError):
-    """A file of a model can't be read."""
+class CoderMismatch(ModelError):
+    """A model is for another entropy coder: what either writes, the other can't read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,7 @@ def _narrow(array: np.ndarray) -> np.ndarray:
 def save_model(path: str | Path, model: Model) -> None:
     """Writes one safetensors file: float16 weights and tables; configuration, digest, notes as metadata."""
     metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict()), "digest": model.digest.hex()}
+    metadata["coder"] = tables_digest().hex()
     with atomic_write(path) as file:
         content = save(_to_arrays(model), metadata | {f"note:{k}": v for k, v in model.notes.items()})
         file.write(_with_sorted_header(content))
@@ -129,6 +131,7 @@ def load_model(path: str | Path, *, check_shapes: bool = True) -> Model:
 
     Raises:
       ModelError: no such file, not a model, weights that don't fit the configuration, a wrong digest.
+      CoderMismatch: it was made for other tables of the entropy coder than this package has.
     """
     try:
         if Path(path).stat().st_size > MAX_MODEL_BYTES:
@@ -139,6 +142,11 @@ def load_model(path: str | Path, *, check_shapes: bool = True) -> Model:
         if metadata.get("format") != FORMAT:
             raise ModelError(
                 f"A model file says format {FORMAT}, {str(path)!r} says {metadata.get('format')!r}."
+            )
+        if metadata.get("coder", tables_digest().hex()) != tables_digest().hex():
+            raise CoderMismatch(
+                f"{str(path)!r} is for entropy coder {metadata['coder'][:16]}, this package has "
+                f"{tables_digest().hex()[:16]}: install the version that wrote it, or export the model anew."
             )
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:

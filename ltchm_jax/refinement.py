@@ -69,10 +69,10 @@ def unit(pixels: jax.Array) -> jax.Array:
 def bounded_latents(
     model: LTCHM, variables: dict, x: jax.Array, quality: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """y and z of x [1, H, W, bands], not rounded, clipped to +-SYMBOL_LIMIT; what is no number becomes 0."""
+    """y and z of x [1, H, W, bands], not rounded, clipped to +-SYMBOL_LIMIT, as is what is no number."""
     limit = float(SYMBOL_LIMIT)
     latents: Any = model.apply(variables, x, quality, method="analyse")
-    y, z = (jnp.clip(jnp.nan_to_num(v), -limit, limit) for v in latents)
+    y, z = (jnp.clip(jnp.nan_to_num(v, nan=limit), -limit, limit) for v in latents)
     return y, z
 
 

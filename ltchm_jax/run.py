@@ -119,6 +119,7 @@ def train(config: Any, workdir: Path, received: list[int]) -> bool:
     if data.validates_on_training_images(config):
         say("validates on training images: --config.data.split=True or .validation_folder=DIR takes others")
     source = data.open_source(config, "train")
+    source.check()
     validation = data.validation_batches(data.open_source(config, "validation"), config)
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
     checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)

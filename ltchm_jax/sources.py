@@ -166,14 +166,16 @@ class TfdsSource:
         return f"TfdsSource({len(self)} images)"
 
 
+LOOKED_AT = 32  # images, before a run begins
+
+
 class Tolerant:
     """A source that puts the next readable image in the place of one that is not, and names it once.
 
     Which one that is depends on the images alone, so that a run which goes on sees the same.
 
     Raises:
-      DataError: (on access) more than a tenth of the images that the source has can't be read; each process
-        of a run counts those that it came upon.
+      DataError: (on access) there is no image that can be read.
     """
 
     def __init__(self, source: Source) -> None:
@@ -193,13 +195,28 @@ class Tolerant:
                     self._leave_out(index, str(error))
             index += 1
 
+    def check(self) -> None:
+        """Looks at some images, spread over all, before a run begins: a folder may be another than was meant.
+
+        Raises:
+          DataError: more than a tenth of them can't be read.
+        """
+        count = min(LOOKED_AT, len(self))
+        indices = {i * len(self) // count for i in range(count)}
+        for index in indices:
+            _ = self[index]
+        wrong = sorted(indices & self.left_out.keys())
+        if 10 * len(wrong) > count:
+            reason = self.left_out[wrong[0]]
+            raise DataError(f"A tenth of the images may be unreadable, not {len(wrong)} of {count}: {reason}")
+
     def _leave_out(self, index: int, reason: str) -> None:
         with self._lock:
             new = index not in self.left_out
             self.left_out[index] = reason
             count = len(self.left_out)
-        if 10 * count > len(self):
-            raise DataError(f"A tenth of the images may be unreadable, not {count} of {len(self)}: {reason}")
+        if count == len(self):
+            raise DataError(f"No image can be read: {reason}")
         if new:
             tell(f"left out ({count} of {len(self)}): {reason}")
 

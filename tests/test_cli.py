@@ -16,7 +16,7 @@ from drawn_model import drawn_model
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ltchm_jax import bitstream, cli
+from ltchm_jax import bitstream, block_coder, cli
 from ltchm_jax.container.metadata import TiffTag
 from ltchm_jax.imagery import tiff
 from ltchm_jax.imagery.scenes import draw_scene
@@ -174,8 +174,38 @@ def test_an_impossible_effort_is_refused(folder, tmp_path, capsys):
 
 def test_several_inputs_go_to_a_folder(folder, tmp_path):
     model = ("--model", folder / "m.safetensors")
-    assert run("compress", folder / "rgb.png", folder / "grey.png", tmp_path, *model) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.ltc", "rgb.ltc"]
+    compiled = block_coder.analyse._cache_size()
+    assert (
+        run("compress", folder / "rgb.png", folder / "grey.png", folder / "palette.png", tmp_path, *model)
+        == 0
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.ltc", "palette.ltc", "rgb.ltc"]
+    assert block_coder.analyse._cache_size() == compiled  # they have the size of what was compressed before
+
+
+def test_a_rate_is_chosen_by_quality_bits_or_bytes(folder, tmp_path):
+    config = dataclasses.replace(SMALL, lmbdas=(128.0, 512.0, 2048.0), scale_min=2.0)
+    variables = init_variables(config, jax.random.key(1))
+    kernel = variables["params"]["g_a"]["down16"]["kernel"]
+    variables["params"]["g_a"]["down16"]["kernel"] = kernel * 20  # so that there is something to code
+    save_model(tmp_path / "m.safetensors", make_model(config, variables))
+    Image.fromarray(draw_scene(64, 48, 0)).save(tmp_path / "x.png")
+
+    def stream(*how):
+        target = tmp_path / "x.ltc"
+        assert run("compress", tmp_path / "x.png", target, "--model", tmp_path / "m.safetensors", *how) == 0
+        return target.read_bytes()
+
+    def quality(data):
+        return bitstream.read(data).header.quality / 256
+
+    assert quality(stream("--quality", 1.5)) == 1.5
+    least, most = stream("--quality", 0), stream("--quality", 2)
+    allowed = (len(least) + len(most)) // 2
+    found = stream("--max-bytes", allowed)
+    assert len(least) < len(found) <= allowed
+    assert 0 < quality(found) < 2
+    assert stream("--target-bpp", 8 * allowed / (64 * 48)) == found
 
 
 def test_a_window_is_cut_out(folder, tmp_path):

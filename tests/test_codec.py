@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -17,6 +18,7 @@ from ltchm_jax.bitstream import read as bitstream_read
 from ltchm_jax.container.grid import Rect
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata
+from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
 from ltchm_jax.imagery.images import Image, ImageError, write_image
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
@@ -181,6 +183,26 @@ def test_what_holds_bytes_or_pixels_will_do(codec):
     assert data == codec.compress(scene(20, 30))
     for held in (bytearray(data), memoryview(data)):
         np.testing.assert_array_equal(codec.decompress(held), codec.decompress(data))
+
+
+@pytest.mark.parametrize("scale", [1e9, 1e38])
+def test_latents_out_of_range_are_clipped_and_counted(codec, scale, caplog):
+    """Large ones, and what is no number."""
+    variables = jax.tree.map(np.copy, codec.model.variables)
+    variables["params"]["g_a"]["down16"]["kernel"] *= np.float32(scale)
+    broken = codec_module.Codec(dataclasses.replace(codec.model, variables=variables))
+    data = broken.compress(scene(40, 50))
+    (record,) = caplog.records
+    count, said = re.match(r"(\d+) (latents of a block were clipped to \+-\d+)", record.getMessage()).groups()
+    assert said.endswith(str(SYMBOL_LIMIT))
+    y, z = broken.blocks.latents(scene(40, 50), 256)
+    assert 0 < int(count) == sum(np.count_nonzero(np.abs(v) == SYMBOL_LIMIT) for v in (y, z))
+    assert broken.decompress(data).shape == (40, 50, 3)
+
+
+def test_blocks_take_turns_on_devices(codec):
+    where = [codec.blocks.analyse(i, scene(16, 16), 0)[0].devices() for i in range(3)]
+    assert where[0] == where[2] != where[1]
 
 
 def test_compress_twice_gives_the_same_bytes(codec):

@@ -3,6 +3,9 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,6 +278,24 @@ def test_a_prepared_tfds_data_set_is_read(prepared):
     assert len(open_source(config, "validation")) == 1
     batches = take(training_batches(open_source(config, "train"), config), 4)
     assert sorted(numbers(batches)) == sorted(int(source[i][0, 0, 0]) for i in range(8))
+
+
+@pytest.mark.slow
+def test_a_tfds_data_set_is_read_without_tensorflow(prepared):
+    code = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "from ltchm_jax.sources import TfdsSource\n"
+        "source = TfdsSource('fields', 'train', sys.argv[1])\n"
+        "print(sorted(int(source[i][0, 0, 0]) for i in range(len(source))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(prepared)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(list(range(10)))
 
 
 @pytest.mark.slow

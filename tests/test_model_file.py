@@ -11,12 +11,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_model import small_model
 
+from ltchm_jax import model_file
 from ltchm_jax.entropy.tables import PmfTables
 from ltchm_jax.model import LTCHM, init_variables
 from ltchm_jax.model_file import (
     FORMAT,
     Z_CDF,
     Z_OFFSET,
+    CoderMismatch,
     Model,
     ModelError,
     load_model,
@@ -47,6 +49,17 @@ def refused(path, line: str) -> None:
         load_model(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1500
+
+
+def test_a_model_for_another_coder_is_refused_by_name(model, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_model(path, model)
+    monkeypatch.setattr(model_file, "tables_digest", lambda: bytes(32))
+    with pytest.raises(
+        CoderMismatch, match="this package has 0000000000000000: install the version"
+    ) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_saved_is_loaded(model, tmp_path):

@@ -51,7 +51,8 @@ def test_a_fresh_run_gives_the_rows(shared, number):
 @functools.cache
 def shipped(effort):
     """Loaded once, with the shapes of its weights compared, which a start leaves out for what ships."""
-    from ltchm_jax.codec import Codec, find_model
+    from ltchm_jax.codec import Codec
     from ltchm_jax.model_file import load_model
+    from ltchm_jax.weights import find_model
 
     return Codec(load_model(find_model()), "shipped", effort=effort)

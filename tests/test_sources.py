@@ -218,10 +218,29 @@ def test_images_that_can_not_be_read_are_left_out_and_named_once(tmp_path, capsy
     assert sorted(source.left_out) == [7, 8, 39]
 
 
-def test_too_many_images_that_can_not_be_read_end_it(tmp_path):
+@pytest.mark.parametrize("bad", [3, 4])
+def test_a_folder_of_too_many_that_can_not_be_read_is_refused_before_a_run(tmp_path, bad):
+    """Every second of 64 images is looked at; of these a tenth may be unreadable."""
+    for i in range(64):
+        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / f"{i:02d}.png")
+    for i in range(0, 2 * bad, 2):
+        (tmp_path / f"{i:02d}.png").write_bytes(b"")
+    source = Tolerant(FolderSource(tmp_path))
+    if bad <= 3:
+        source.check()
+        assert sorted(source.left_out) == [0, 2, 4]
+    else:
+        with pytest.raises(DataError, match=r"not 4 of 32: .*00\.png") as caught:
+            source.check()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_run_goes_on_as_long_as_one_image_can_be_read(tmp_path):
     for i in range(12):
         (tmp_path / f"{i:02d}.png").write_bytes(b"")
     source = Tolerant(FolderSource(tmp_path))
-    with pytest.raises(DataError, match=r"not 2 of 12: .*01\.png") as caught:
-        source[0]
+    with pytest.raises(DataError, match=r"No image can be read: .*\.png") as caught:
+        source[5]
     assert "\n" not in str(caught.value)
+    Image.fromarray(np.full((4, 4, 3), 7, np.uint8)).save(tmp_path / "07.png")
+    assert int(Tolerant(FolderSource(tmp_path))[8][0, 0, 0]) == 7

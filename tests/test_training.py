@@ -58,7 +58,9 @@ def run() -> tuple[list[dict], training.TrainState, int, Trainer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "loss_fn", counted)
         patch.setattr(training, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
-        trainer = Trainer(small_config(ema=0.5, schedule="step", **{"model.lmbdas": (64.0, 256.0)}))
+        trainer = Trainer(
+            small_config(ema=0.5, schedule="step", clip_value=0.0, **{"model.lmbdas": (64.0, 256.0)})
+        )
         rows, state = learns(trainer, 12)
     return rows, state, len(traces), trainer
 
@@ -80,6 +82,18 @@ def test_metrics_hang_together(run):
         assert row["update_norm"] > 0
         assert row["grad_norm"] > 0
     assert int(run[1].step) == 12
+
+
+def test_norms_are_those_of_the_vectors(run):
+    trainer = run[3]
+    first = trainer.init()
+    before, images = np.array(first.weights), photos(2)
+    state, metrics = trainer.step(trainer.replicate(first), images)
+    after = np.asarray(state.weights)[0]
+    gradient = 10 * np.asarray(optax.tree_utils.tree_get(state.opt_state, "mu"))[0]  # Adam kept a tenth of it
+    norms = {"param_norm": after, "update_norm": after - before, "grad_norm": gradient}
+    for name, vector in norms.items():
+        assert float(metrics[name][0]) == pytest.approx(np.linalg.norm(vector), rel=1e-3), name
 
 
 def test_images_have_their_own_noise_on_any_number_of_devices(run):
