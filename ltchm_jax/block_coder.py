@@ -101,7 +101,7 @@ class BlockCoder:
         symbols, hyper = np.asarray(y), np.asarray(z)
         clipped = sum(np.count_nonzero(np.abs(v) >= SYMBOL_LIMIT) for v in (symbols, hyper))
         if clipped:
-            told = "%d latents of a block were clipped to +-%d, its pixels will be wrong: train the model further"
+            told = "%d latents of a block were clipped to +-%d: its pixels will be wrong, train the model on"
             logger.warning(told, clipped, SYMBOL_LIMIT)
         coded = self.entropy.encode(hyper, symbols, self.psi(hyper, quality, symbols.shape))
         return Block(coded.payload, latents_crc(hyper, symbols), coded.guards)

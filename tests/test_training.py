@@ -58,9 +58,8 @@ def run() -> tuple[list[dict], training.TrainState, int, Trainer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "loss_fn", counted)
         patch.setattr(training, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
-        trainer = Trainer(
-            small_config(ema=0.5, schedule="step", clip_value=0.0, **{"model.lmbdas": (64.0, 256.0)})
-        )
+        fields = {"ema": 0.5, "schedule": "step", "clip_value": 0.0, "model.lmbdas": (64.0, 256.0)}
+        trainer = Trainer(small_config(**fields))
         rows, state = learns(trainer, 12)
     return rows, state, len(traces), trainer
 
