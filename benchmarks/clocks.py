@@ -22,6 +22,8 @@ from ltchm_jax import baselines
 from ltchm_jax.codec import Codec
 from ltchm_jax.container.header import Layout
 from ltchm_jax.evaluation.matching import match_size
+from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.files import atomic_write
 from ltchm_jax.imagery.images import Image, read_image, write_image
 
 PUBLISHED = {  # Table 6: seconds to "encode" and to "decode" 256 x 256
@@ -60,10 +62,12 @@ def model_jobs(codec: Codec, picture: Path, folder: Path) -> Jobs:
 def baseline_jobs(name: str, picture: Path, folder: Path, num_bytes: int) -> Jobs:
     """Those of a conventional codec at about `num_bytes`."""
     codec, stream = baselines.find(name), folder / name
-    setting = match_size(codec, read_image(picture).pixels, num_bytes).setting
+    source = Picture("", picture.name, picture)
+    setting = match_size(codec, source.pixels(), num_bytes).setting
 
     def encode() -> None:
-        stream.write_bytes(codec.encode(read_image(picture).pixels, setting))
+        with atomic_write(stream) as file:
+            file.write(codec.encode(source.pixels(), setting))
 
     def decode() -> None:
         write_image(folder / "back.png", Image(codec.decode(stream.read_bytes()), Layout.RGB))

@@ -22,6 +22,7 @@ from timing import seconds
 from torch_reference import TorchLTCHM
 
 from ltchm_jax.interop import import_state
+from ltchm_jax.losses import rate_distortion
 from ltchm_jax.model import LTCHM
 
 
@@ -37,7 +38,13 @@ def main() -> None:
     x = np.random.default_rng(0).random((1, given.size, given.size, 3), np.float32)
     x_torch = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     model = LTCHM(imported.config)
-    forward = jax.jit(lambda variables, x: model.apply(variables, x))
+
+    @jax.jit
+    def forward(variables: dict, x: jax.Array) -> tuple:
+        """All that the twin returns: tensors, bits of both latents, squared error."""
+        output = model.apply(variables, x)
+        return output, rate_distortion(output, x, jnp.ones(1), imported.config.mixture)
+
     variables, x_jax = jax.device_put(imported.variables), jnp.asarray(x)
 
     def run_torch() -> object:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ltchm_jax import metrics
 from ltchm_jax.evaluation import bd
-from ltchm_jax.imagery.images import is_picture, read_image
+from ltchm_jax.evaluation.pictures import list_pictures
 
 QUALITIES = {"AVIF": (20, 30, 40, 50, 60, 70, 80), "HEIF": (15, 25, 35, 45, 55, 65)}
 USUAL: dict[str, dict[str, Any]] = {"AVIF": {"subsampling": "4:2:0", "speed": 6}, "HEIF": {}}
@@ -50,8 +50,7 @@ def point(kind: str, pixels: np.ndarray, quality: int, options: dict[str, Any]) 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("folder", type=Path)
-    paths = sorted(filter(is_picture, options.parse_args().folder.rglob("*")))
-    pictures = [read_image(path).pixels for path in paths]
+    pictures = [picture.pixels() for picture in list_pictures([options.parse_args().folder])[0]]
     with contextlib.suppress(ImportError):
         from pillow_heif import register_heif_opener
 

@@ -25,6 +25,8 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
+from ltchm_jax.imagery.reading import our_limits
+
 Encoder = Callable[[np.ndarray, float], bytes]
 Decoder = Callable[[bytes], np.ndarray]
 _BPG_SECONDS = 600
@@ -122,7 +124,7 @@ def _pillow_encode(format: str, options: Callable[[float], Mapping[str, Any]], p
 def _pillow_decode(plugin: str = "") -> Decoder:
     def decode(data: bytes) -> np.ndarray:
         _import_plugin(plugin)
-        with Image.open(io.BytesIO(data)) as image:
+        with our_limits(), Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
 
     return decode
@@ -171,7 +173,7 @@ def _bpg_decode(data: bytes) -> np.ndarray:
         source, target = Path(folder, "x.bpg"), Path(folder, "x.png")
         source.write_bytes(data)
         _run("bpgdec", "-o", str(target), str(source))
-        with Image.open(target) as image:
+        with our_limits(), Image.open(target) as image:
             return np.asarray(image.convert("RGB"))
 
 

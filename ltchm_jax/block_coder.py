@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltchm_jax.bitstream import Block, LatentsMismatch, Malformed
-from ltchm_jax.devices import float64
+from ltchm_jax.devices import float64, whole_float32
 from ltchm_jax.entropy.latent_coder import CodedLatents, LatentCoder
 from ltchm_jax.entropy.range_coder import GuardError, RangeCoderError
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
@@ -73,10 +73,11 @@ class BlockCoder:
           y int32 [h/16, w/16, M] and z int32 [h/64, w/64, C], sides rounded up, clipped to +-SYMBOL_LIMIT.
         """
         variables, padded, rate = self._variables_on(number), self.padded(pixels), self.rate(quality)
-        if self._refiner is None:
-            return analyse(self.model.config, variables, padded, rate)
         height, width = pixels.shape[:2]
-        return self._refiner.refine(variables, padded, (height, width), rate, self.effort)
+        with whole_float32():
+            if self._refiner is None:
+                return analyse(self.model.config, variables, padded, rate)
+            return self._refiner.refine(variables, padded, (height, width), rate, self.effort)
 
     def padded(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [H, W, bands] of a block [h, w, 1 or bands]: edges repeated up to multiples of 16."""
@@ -87,7 +88,8 @@ class BlockCoder:
     def synthesise(self, number: int, y: np.ndarray, quality: int) -> jax.Array:
         """uint8 [H, W, bands] of y int32 [H/16, W/16, M], still being computed when this returns."""
         if not self.exact:
-            return synthesise(self.model.config, self._variables_on(number), y, self.rate(quality))
+            with whole_float32():
+                return synthesise(self.model.config, self._variables_on(number), y, self.rate(quality))
         with float64():
             return synthesise(self.model.config, self._all_wide(), y, self.rate(quality))
 

@@ -15,11 +15,12 @@ from ltchm_jax import baselines, metrics
 from ltchm_jax.cli import open_codec
 from ltchm_jax.command import Parser, outcome
 from ltchm_jax.container.header import Layout
+from ltchm_jax.errors import first_line
 from ltchm_jax.evaluation.contenders import Codec
 from ltchm_jax.evaluation.matching import match_size
 from ltchm_jax.evaluation.pictures import Picture
-from ltchm_jax.evaluation.plots import Tile
 from ltchm_jax.evaluation.strip import strip
+from ltchm_jax.evaluation.tiles import Tile
 from ltchm_jax.files import atomic_write
 from ltchm_jax.imagery.images import Image, write_image
 from ltchm_jax.imagery.scenes import draw_scene
@@ -98,11 +99,14 @@ def _others(x: np.ndarray, num_bytes: int) -> Iterator[Result]:
         except baselines.MissingEncoder as error:
             print(error, file=sys.stderr)
             continue
-        match = match_size(baseline, x, num_bytes)
+        try:
+            match = match_size(baseline, x, num_bytes)
+            x_hat = baseline.decode(match.data)
+        except Exception as error:  # a library's own: WebP, for one, ends at 16,383 pixels a side
+            print(f"{baseline.title} can't take this picture: {first_line(error)}", file=sys.stderr)
+            continue
         word = "ratio" if baseline.setting == "compression ratio" else baseline.setting
-        yield Result(
-            baseline.title, f"{word} {match.setting:.4g}", len(match.data), baseline.decode(match.data)
-        )
+        yield Result(baseline.title, f"{word} {match.setting:.4g}", len(match.data), x_hat)
 
 
 def table(x: np.ndarray, results: Sequence[Result]) -> str:

@@ -44,6 +44,14 @@ def float64() -> Iterator[None]:
         yield
 
 
+def whole_float32() -> contextlib.AbstractContextManager:
+    """A context in which products of float32 are made of float32, to be held while tracing and while calling.
+
+    Unasked a GPU rounds their factors to TF32, a TPU to bfloat16: a thousand times the error and more.
+    """
+    return jax.default_matmul_precision("highest")
+
+
 def float32() -> contextlib.AbstractContextManager:
     """A context in which JAX computes in float32 at most, whatever the environment says."""
     return _float64_is(False)

@@ -46,6 +46,14 @@ def test_any_size_comes_back(name: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
+def test_pictures_beyond_the_limit_of_pillow_come_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    found = baselines.find(name)
+    data = found.encode(picture(33, 40), found.settings[0])
+    assert found.decode(data).shape == (33, 40, 3)
+
+
+@pytest.mark.parametrize("name", HERE)
 def test_settings_trade_bytes_for_quality(name: str) -> None:
     found, x = baselines.find(name), picture(96, 96)
     points = []

@@ -1,6 +1,9 @@
 """The demonstration: its files are what they are called, its numbers those of the files."""
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from PIL import Image, features
 from toy_codec import ToyCodec, picture
 
 from ltchm_jax import baselines, demo
+from ltchm_jax.evaluation import matching
 
 needs_encoders = pytest.mark.skipif(
     not all(features.check(name) for name in ("jpg_2000", "webp", "avif")),
@@ -107,3 +111,25 @@ def test_without_an_image_a_scene_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SCENE", (40, 60, 1))
     assert demo.main(["--out", str(tmp_path)]) == 0
     assert read(tmp_path / "scene.png").shape == (40, 60, 3)
+
+
+@needs_encoders
+def test_a_codec_that_cant_take_the_picture_is_left_out(tmp_path, monkeypatch, capsys):
+    def match_size(baseline, x, num_bytes):
+        if baseline.title == "WebP":  # of a picture that is too wide
+            x = picture(11, 16_400)
+        return matching.match_size(baseline, x, num_bytes)
+
+    monkeypatch.setattr(demo, "match_size", match_size)
+    results = demo.run(ToyCodec(), picture(32, 40), tmp_path)
+    assert [result.title for result in results] == ["LTCHM", "JPEG 2000 (9/7)", "AVIF"]
+    assert (tmp_path / "comparison.png").exists()
+    said = capsys.readouterr().err
+    assert said.startswith("WebP can't take this picture: ")
+    assert said.count("\n") == 1
+
+
+def test_no_plots_are_needed(tmp_path):
+    code = "import sys; sys.modules['matplotlib'] = None; import ltchm_jax.demo"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True)
+    assert done.returncode == 0, done.stderr

@@ -28,6 +28,23 @@ def test_run_writes_all_results(tmp_path: Path) -> None:
     assert summary["other_files"] == ["set/test/notes.txt"]
 
 
+def test_any_name_can_be_shown(tmp_path: Path) -> None:
+    """Signs of a formula, bytes that are no UTF-8, and two names that look alike in a file's name."""
+    folder = write_pictures(tmp_path / "a$\\frac" / "b$", (12, 12), (12, 12))
+    names = ["$1.5M_$2.png", "x y.png", "x-y.png"]
+    pixels = (folder / "p0.png").read_bytes()
+    for path in folder.iterdir():
+        path.unlink()
+    for name in names:
+        (folder / name).write_bytes(pixels)
+    pictures, _ = list_pictures([folder])
+    command = ("python", "eval.py", "--folder", "Stra\udcdfe und Weg")
+    options = Options((str(folder),), tmp_path / "out", examples=3, command=command)
+    compare(options, pictures, [], [of_codec(ToyCodec(qualities=(64.0, 16.0)))], {})
+    assert len(list(options.out.glob("crops-*.png"))) == 3
+    assert "'Stra\\udcdfe und Weg'" in (options.out / "tables.md").read_text()
+
+
 def test_one_picture_and_one_point_are_enough(tmp_path: Path) -> None:
     pictures, _ = list_pictures([write_pictures(tmp_path / "in", (1, 1))])
     options = Options((), tmp_path / "out")

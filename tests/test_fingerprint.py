@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from drawn_model import drawn_model
 from small_model import small_model
 
+from ltchm_jax import block_coder
 from ltchm_jax.block_coder import BlockCoder
 from ltchm_jax.fingerprint import Tape, digest, fingerprint
 from ltchm_jax.imagery.scenes import draw_scene
@@ -70,6 +72,41 @@ def test_an_accelerator_computes_what_a_cpu_does():
     if of_another_process([], "", BACKEND, **env) == ("cpu",):
         pytest.skip("no accelerator here")
     assert of_another_process([], "", **env) == EXPECTED
+
+
+def pixels_of_this_process() -> np.ndarray:
+    """Of latents that any machine draws alike."""
+    coder, rng = portable_coder(), np.random.default_rng(4)
+    y = rng.integers(-6, 7, (8, 12, coder.model.config.latent_channels)).astype(np.int32)
+    return np.asarray(coder.synthesise(0, y, 0))
+
+
+@pytest.mark.gpu
+def test_an_accelerator_makes_the_pixels_of_a_cpu_but_for_a_few():
+    env = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if of_another_process([], "", BACKEND, **env) == ("cpu",):
+        pytest.skip("no accelerator here")
+    program = PROGRAM.replace("*t.of_this_process()", "t.pixels_of_this_process().tobytes().hex()")
+    (found,) = of_another_process([], "", program, **env)
+    difference = np.frombuffer(bytes.fromhex(found), np.uint8) - pixels_of_this_process().astype(int).ravel()
+    assert np.abs(difference).max() <= 1
+    assert np.mean(difference != 0) < 1e-3
+
+
+def test_transforms_ask_for_whole_float32(monkeypatch):
+    """Which a GPU or a TPU does not compute in unasked."""
+    asked = []
+
+    def look(*given):
+        asked.append(jax.config.jax_default_matmul_precision)
+        return given[2], given[2]
+
+    for name in ("analyse", "synthesise"):
+        monkeypatch.setattr(block_coder, name, look)
+    coder = portable_coder()
+    coder.analyse(0, np.zeros((16, 16, 3), np.uint8), 0)
+    coder.synthesise(0, np.zeros((1, 1, 64), np.int32), 0)
+    assert asked == ["highest"] * 2
 
 
 class Deviating(BlockCoder):

@@ -69,8 +69,10 @@ def test_initial_values_span_their_bound():
     """Uniform within 1/sqrt(fan-in); a transposed convolution takes its outputs as the fan-in."""
     x = jnp.ones((1, 2, 2, 20))
     plain = layers.Conv(50).init(jax.random.key(0), x)["params"]
-    transposed = layers.UpsampleConv(50).init(jax.random.key(0), x)["params"]
-    for params, bound in ((plain, (9 * 20) ** -0.5), (transposed, (9 * 50) ** -0.5)):
+    of_stride_1 = layers.Conv(50, transposed=True).init(jax.random.key(0), x)["params"]
+    of_stride_2 = layers.UpsampleConv(50).init(jax.random.key(0), x)["params"]
+    by_outputs = (9 * 50) ** -0.5
+    for params, bound in ((plain, (9 * 20) ** -0.5), (of_stride_1, by_outputs), (of_stride_2, by_outputs)):
         for leaf in params.values():
             assert 0.8 * bound < np.abs(leaf).max() <= bound * (1 + 1e-6)
         np.testing.assert_allclose(np.std(params["kernel"]), bound / 3**0.5, rtol=0.05)

@@ -9,7 +9,7 @@ from result_summary import result
 from toy_codec import picture
 
 from ltchm_jax.evaluation import plots
-from ltchm_jax.evaluation.plots import Tile
+from ltchm_jax.evaluation.tiles import Tile
 
 
 def test_a_panel_for_each_measure_that_was_taken() -> None:

@@ -8,8 +8,9 @@ import pytest
 from result_summary import result
 from toy_codec import picture
 
-from ltchm_jax.evaluation.plots import Tile, rate_distortion, save
+from ltchm_jax.evaluation.plots import rate_distortion, save
 from ltchm_jax.evaluation.report import write_report
+from ltchm_jax.evaluation.tiles import Tile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -84,7 +85,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
 
 def test_tables_and_command_are_there(tmp_path: Path) -> None:
     text = report(tmp_path, title="Toy | codec").read_text()
-    assert "<td>Toy | codec</td><td>-12.35 [0.75]</td><td>no overlap</td>" in text
+    assert "<td>Toy | codec</td><td>-12.35 [0.75]</td><td>too far apart</td>" in text
     assert "<code>python eval.py</code>" in text
     assert "<li>set/test/notes.txt is not a picture</li>" in text
 

@@ -9,7 +9,7 @@ def lines_with(text: str, part: str) -> list[str]:
 
 def test_delta_table_has_value_and_overlap_or_a_refusal() -> None:
     (line,) = lines_with(overview(result()), "-12.3")
-    assert line == "| Toy \\| codec | -12.35 [0.75] | no overlap |"
+    assert line == "| Toy \\| codec | -12.35 [0.75] | too far apart |"
 
 
 def test_times_are_medians_over_the_curve() -> None:

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.interpolate import PchipInterpolator
 
 from ltchm_jax.evaluation.rows import read_rows
 from ltchm_jax.imagery.images import read_image
 from ltchm_jax.metrics import psnr
+from ltchm_jax.model_file import load_model
+from ltchm_jax.weights import find_model
 
 DOCS = Path(__file__).parents[1] / "docs"
-ROWS = read_rows(DOCS / "results" / "rows.csv")
+ALL = read_rows(DOCS / "results" / "rows.csv")
+ROWS = [row for row in ALL if row.codec.startswith("rsscn7")]
+ANCHORS = ("jpeg2000-paper", "jpeg2000", "avif", "heic")
 
 
 def mean_of(codec, setting, name):
-    return np.mean([getattr(row, name) for row in ROWS if (row.codec, row.setting) == (codec, setting)])
+    return np.mean([getattr(row, name) for row in ALL if (row.codec, row.setting) == (codec, setting)])
 
 
 @pytest.mark.parametrize(("codec", "setting"), sorted({(row.codec, row.setting) for row in ROWS}))
@@ -28,6 +33,41 @@ def test_the_page_shows_the_means_of_its_rows(codec, setting):
     shown = [float(number) for number in line.groups()]
     means = [mean_of(codec, setting, name) for name in ("bpp", "psnr", "ms_ssim")]
     np.testing.assert_allclose(shown, means, atol=0.006, rtol=1e-3)
+
+
+def curve(codec):
+    """Mean PSNR, rising, and the logarithm of the mean rate."""
+    settings = {row.setting for row in ALL if row.codec == codec}
+    return np.array(sorted((mean_of(codec, s, "psnr"), np.log(mean_of(codec, s, "bpp"))) for s in settings)).T
+
+
+def saved(codec, anchor):
+    """Per cent of the anchor's bytes over the PSNR that both reach, by Bjontegaard's integral."""
+    curves = [PchipInterpolator(*curve(name)) for name in (codec, anchor)]
+    low, high = max(c.x[0] for c in curves), min(c.x[-1] for c in curves)
+    ours, theirs = (c.integrate(low, high) / (high - low) for c in curves)
+    return 100 * (1 - np.exp(ours - theirs))
+
+
+def test_what_the_readme_says_of_other_codecs_follows_from_the_rows():
+    text = " ".join((DOCS.parent / "README.md").read_text().split())
+    told = text[text.index("For the same PSNR they need") : text.index("([results]")]
+    shares = re.findall(r"(\d+)%", re.sub(r"\(.*?\)", "", told))
+    want = [saved(codec, anchor) for codec in ("rsscn7 effort 8", "rsscn7") for anchor in ANCHORS]
+    assert [int(share) for share in shares] == [round(share) for share in want]
+
+
+def test_the_weights_are_ahead_of_avif_from_0_2_to_1_bpp():
+    theirs, ours = (PchipInterpolator(*curve(name)[::-1]) for name in ("avif", "rsscn7"))
+    for rate in np.log(np.linspace(0.2, 1.0, 17)):
+        assert ours(rate) > theirs(rate)
+
+
+def test_the_card_names_the_weights():
+    card, model = (DOCS / "models.md").read_text(), load_model(find_model(), check_shapes=False)
+    assert f"`{model.digest.hex()}`" in card
+    assert {row.codec_version.split()[0] for row in ROWS} == {model.digest.hex()}
+    assert find_model().stat().st_size < 60e6
 
 
 def test_bits_are_those_of_files():
@@ -52,7 +92,5 @@ def test_a_fresh_run_gives_the_rows(shared, number):
 def shipped(effort):
     """Loaded once, with the shapes of its weights compared, which a start leaves out for what ships."""
     from ltchm_jax.codec import Codec
-    from ltchm_jax.model_file import load_model
-    from ltchm_jax.weights import find_model
 
     return Codec(load_model(find_model()), "shipped", effort=effort)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from toy_codec import picture
 
-from ltchm_jax.evaluation.plots import Tile, crop
 from ltchm_jax.evaluation.strip import strip
+from ltchm_jax.evaluation.tiles import Tile, crop
 
 
 def test_pixels_become_squares_of_pixels():

@@ -78,6 +78,16 @@ def test_the_paper_widens_after_the_first_up_sampling_and_the_release_in_it():
     assert sides("released") == [1, 2, 2, 4, 4]
 
 
+@pytest.mark.parametrize(("name", "inputs"), [("paper", (128, 96)), ("released", (96, 128))])
+def test_the_released_hyper_synthesis_begins_as_if_transposed(name, inputs):
+    """What counts for conv3 and conv5 of C = 64: the inputs of the paper's, the outputs of the release's."""
+    z_hat = jnp.zeros((1, 1, 1, 64))
+    params = HyperSynthesis(FORMS[name]).init(jax.random.key(0), z_hat)["params"]
+    for layer, channels in zip(("conv3", "conv5"), inputs, strict=True):
+        bound = (9 * channels) ** -0.5
+        assert 0.99 * bound < np.abs(params[layer]["kernel"]).max() <= bound * (1 + 1e-6)
+
+
 def test_the_first_residual_block_of_the_paper_narrows_two_to_one():
     params = abstract(Synthesis, "paper")[1]
     assert params["residual16"]["conv1"]["kernel"].shape == (3, 3, 128, 128)

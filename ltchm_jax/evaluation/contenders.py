@@ -1,5 +1,6 @@
 """What an evaluation compares: conventional codecs and models behind one face, pixels -> bytes -> pixels."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,16 @@ def check_distinct(contenders: Sequence[Contender]) -> None:
 
 def _with_ours(version: str) -> str:
     """The version of a codec with that of this package, which has its options or its encoder."""
-    return f"{version}, ltchm-jax {__version__}"
+    return f"{version}, ltchm-jax {__version__} {_digest_of_sources()}"
+
+
+@functools.cache
+def _digest_of_sources() -> str:
+    """8 hexadecimal digits over all of this package's code: any of it may change a byte or a figure."""
+    root, sha = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sha.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return sha.hexdigest()[:8]
 
 
 def _curve_and_source(spec: str) -> tuple[str, str]:

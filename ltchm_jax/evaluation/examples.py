@@ -10,8 +10,8 @@ import numpy as np
 from ltchm_jax.evaluation.contenders import Contender
 from ltchm_jax.evaluation.measurement import measure
 from ltchm_jax.evaluation.pictures import Picture
-from ltchm_jax.evaluation.plots import Tile
 from ltchm_jax.evaluation.rows import Row
+from ltchm_jax.evaluation.tiles import Tile
 
 # Without a model to follow: the middle of the paper's rates.
 _RATE = 0.4

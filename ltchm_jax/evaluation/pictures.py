@@ -53,7 +53,7 @@ def list_pictures(folders: Sequence[str | Path]) -> tuple[list[Picture], list[st
     others: list[str] = []
     seen: dict[str, Path] = {}
     for folder in (Path(name).resolve() for name in folders):
-        dataset = _printable("/".join(folder.parts[-2:]))
+        dataset = printable("/".join(folder.parts[-2:]))
         if not folder.is_dir():
             raise ValueError(f"--folder must be a folder of pictures, got {folder}")
         if dataset in seen:
@@ -62,7 +62,7 @@ def list_pictures(folders: Sequence[str | Path]) -> tuple[list[Picture], list[st
             )
         seen[dataset] = folder
         for path in files_below(folder):
-            name = _printable(path.relative_to(folder).as_posix())
+            name = printable(path.relative_to(folder).as_posix())
             if is_picture(path):
                 pictures.append(Picture(dataset, name, path))
             else:
@@ -74,7 +74,7 @@ def list_pictures(folders: Sequence[str | Path]) -> tuple[list[Picture], list[st
     return pictures, others
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """The name with line ends, other control characters and stray bytes spelled out: it goes into a table."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 

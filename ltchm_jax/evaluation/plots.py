@@ -4,9 +4,7 @@ Colours, seven of Okabe and Ito and an olive of Tol's, can be told apart by the 
 styles repeat the difference for print in grey.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ltchm_jax.evaluation.result_tables import title
 from ltchm_jax.evaluation.summary import Summary
+from ltchm_jax.evaluation.tiles import Tile, crop
 from ltchm_jax.files import atomic_write
 
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#999933")
@@ -29,6 +28,7 @@ _LABELS = {
     "lpips": "LPIPS (less is better)",
 }
 _STYLE: Any = {"font.size": 9, "svg.hashsalt": "ltchm", "svg.fonttype": "none", "axes.axisbelow": True}
+_STYLE["text.parse_math"] = False  # names are text, whatever they hold
 # Without models the plot covers a little more than the paper's rates.
 _PAPER_BPP = 1.4
 
@@ -90,27 +90,6 @@ def save(figure: Figure, path: Path) -> None:
     dates: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
     with rc_context(_STYLE), atomic_write(path) as file:
         figure.savefig(file, format=kind, dpi=200, **dates)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A picture with its caption, uint8 [H, W, 3]; `bpp` is None for the original."""
-
-    title: str
-    pixels: np.ndarray
-    bpp: float | None = None
-    psnr: float = math.inf
-
-    def caption(self) -> str:
-        """What is written under it."""
-        height, width, _ = self.pixels.shape
-        return f"{height}x{width}" if self.bpp is None else f"{self.bpp:.3f} bpp, {self.psnr:.2f} dB"
-
-
-def crop(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The middle `side` x `side` of [H, W, C], or all of a shorter side."""
-    top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
-    return pixels[top : top + side, left : left + side]
 
 
 def side_by_side(tiles: Sequence[Tile], name: str, side: int = 160) -> Figure:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ltchm_jax.evaluation.plots import Tile, crop
 from ltchm_jax.evaluation.result_tables import details, overview
 from ltchm_jax.evaluation.summary import Summary
+from ltchm_jax.evaluation.tiles import Tile, crop
 from ltchm_jax.files import atomic_write
 
 # Pictures are cut to this side, so that a report of large scenes can still be mailed.

@@ -1,6 +1,7 @@
 """A summary as Markdown: Bjontegaard deltas (the form of the paper's Table 3), coding times (the form of its
 Table 6, with the clock around what really codes), and the averages behind the curves."""
 
+import shlex
 from statistics import median
 from typing import Any
 
@@ -41,7 +42,7 @@ def _where(summary: Summary) -> str:
         for name, data in summary["datasets"].items()
     )
     return (
-        f"Command: `{' '.join(summary['command'])}`\n\n{sets}.\n"
+        f"Command: `{shlex.join(summary['command'])}`\n\n{sets}.\n"
         f"Machine: {machine['cpu']}, {machine['cores']} cores, JAX on {machine['jax_device']}.\n"
         "Rates count the bytes of whole files; averages are means of per-picture values."
     )
@@ -75,7 +76,9 @@ def _bd_cells(data: dict[str, Any], anchor: str, curve: str) -> list[str]:
 
 
 def _delta_cell(delta: dict[str, Any]) -> str:
-    return f"{delta['value']:+.2f} [{delta['overlap']:.2f}]" if "value" in delta else "no overlap"
+    if "value" in delta:
+        return f"{delta['value']:+.2f} [{delta['overlap']:.2f}]"
+    return delta.get("refused", "").partition(",")[0]
 
 
 def _time_table(summary: Summary) -> str:
@@ -85,7 +88,10 @@ def _time_table(summary: Summary) -> str:
         for name, data in summary["datasets"].items()
         for curve, points in data["points"].items()
     ]
-    note = "Median per picture, array to bytes and bytes to array, warm; over all settings of the curve."
+    note = (
+        "Median per picture, array to bytes and bytes to array, warm; over all settings of the curve. Rows "
+        "that an earlier run had measured keep its times."
+    )
     return f"## Coding time\n\n{_table(header, body)}\n\n{note} {_busy(summary)}".rstrip()
 
 

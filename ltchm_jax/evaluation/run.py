@@ -1,5 +1,6 @@
 """A whole evaluation from options to files: table, summary, Markdown, plots, crops and HTML report."""
 
+import hashlib
 import json
 import math
 import sys
@@ -13,10 +14,10 @@ from ltchm_jax.evaluation.contenders import Contender
 from ltchm_jax.evaluation.evaluate import LpipsFiles, evaluate
 from ltchm_jax.evaluation.measurement import Outcome
 from ltchm_jax.evaluation.pictures import Picture, list_pictures
-from ltchm_jax.evaluation.plots import Tile
 from ltchm_jax.evaluation.report import write_report
 from ltchm_jax.evaluation.result_tables import markdown
 from ltchm_jax.evaluation.summary import Summary, summarise
+from ltchm_jax.evaluation.tiles import Tile
 from ltchm_jax.files import atomic_write, claimed
 
 
@@ -134,7 +135,8 @@ def _write_examples(
 
 
 def _file_name(name: str) -> str:
-    """A name from a data set or picture that is safe as part of a file name."""
-    return "".join(character if character.isalnum() or character in "-_." else "-" for character in name)[
-        :120
-    ]
+    """A name from a data set or picture that is safe as part of a file name, and no other's."""
+    clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:120]
+    if clean.replace("-", "/") == name:
+        return clean
+    return f"{clean}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:6]}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ltchm_jax.evaluation.plots import Tile, crop
+from ltchm_jax.evaluation.tiles import Tile, crop
 
 _GAP, _FONT = 8, 20
 

@@ -19,7 +19,7 @@ from ltchm_jax import baselines
 from ltchm_jax.evaluation import bd
 from ltchm_jax.evaluation.contenders import Contender
 from ltchm_jax.evaluation.measurement import Failure, Outcome
-from ltchm_jax.evaluation.pictures import Picture
+from ltchm_jax.evaluation.pictures import Picture, printable
 from ltchm_jax.evaluation.rows import Row
 
 MEANS = ("bpp", "psnr", "ms_ssim", "ms_ssim_db", "vif_p", "lpips")
@@ -55,7 +55,7 @@ def summarise(
     """
     datasets = dict.fromkeys(picture.dataset for picture in pictures)
     return {
-        "command": list(command),
+        "command": [printable(part) for part in command],
         "rules": RULES,
         "hardware": hardware(),
         "versions": versions(),

@@ -66,9 +66,12 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: Array) -> Array:
-        channels = pooled.shape[-1]
-        hidden = Conv(channels // self.reduction, 1, use_bias=self.norm == "none", name="squeeze")(pooled)
-        if self.norm == "batch":
+        channels, narrow = pooled.shape[-1], pooled.shape[-1] // self.reduction
+        if self.norm == "none":
+            hidden = Conv(narrow, 1, name="squeeze")(pooled)
+        else:  # which the released code's library begins with a normal kernel, by its outputs
+            deviation = (2 / narrow) ** 0.5
+            hidden = Conv(narrow, 1, use_bias=False, deviation=deviation, name="squeeze")(pooled)
             hidden = BatchNorm(self.train, self.axis_name, self.repeats, name="norm")(hidden)
         return Conv(KERNELS * channels, 1, name="expand")(exact_gelu(hidden))
 

@@ -87,11 +87,6 @@ def bias_init(fan_in: int) -> Initializer:
     return uniform_init(fan_in**-0.5)
 
 
-def kernel_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """`bias_init` for a kernel [..., I, O], whose fan-in is all but the last axis."""
-    return bias_init(math.prod(shape[:-1]))(key, shape, dtype)
-
-
 def uniform_init(bound: float) -> Initializer:
     """Uniform on -bound..bound."""
     return drawn(functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0), bound)
@@ -103,22 +98,30 @@ def normal_init(deviation: float) -> Initializer:
 
 
 class Conv(nn.Module):
-    """k x k convolution, zero padding k//2: [B, H, W, I] -> [B, ceil(H/s), ceil(W/s), O]."""
+    """k x k convolution, zero padding k//2: [B, H, W, I] -> [B, ceil(H/s), ceil(W/s), O].
+
+    Kernel and bias begin uniform, by the inputs of an output; those of a `transposed` one, which else is the
+    same, by its features, as the authors' framework has it. With a `deviation` the kernel is normal.
+    """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
     use_bias: bool = True
+    transposed: bool = False
+    deviation: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         size = self.kernel_size
-        kernel = param(self, "kernel", kernel_init, (size, size, x.shape[-1], self.features))
+        init = bias_init(size * size * (self.features if self.transposed else x.shape[-1]))
+        of_kernel = normal_init(self.deviation) if self.deviation else init
+        kernel = param(self, "kernel", of_kernel, (size, size, x.shape[-1], self.features))
         kernel = kernel.astype(x.dtype)
         x_out = conv2d(x, kernel, self.stride, ((size // 2, size // 2),) * 2)
         if not self.use_bias:
             return x_out
-        bias = param(self, "bias", bias_init(size * size * x.shape[-1]), (self.features,))
+        bias = param(self, "bias", init, (self.features,))
         return add_offset(x_out, jnp.asarray(bias, x.dtype).reshape(1, 1, 1, -1))
 
 

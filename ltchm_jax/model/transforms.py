@@ -112,15 +112,15 @@ class HyperSynthesis(nn.Module):
 
     @nn.compact
     def __call__(self, z_hat: Array) -> Array:
-        config, width = self.config, self.config.width
-        if config.variant == "paper":
+        config, width, transposed = self.config, self.config.width, self.config.variant == "released"
+        if not transposed:
             x = leaky_relu(UpsampleConv(width, name="conv1")(z_hat))
             x = leaky_relu(Conv(hyper_width(config), name="conv2")(x))
         else:
             x = leaky_relu(Conv(width, name="conv1")(z_hat))
             x = leaky_relu(UpsampleConv(hyper_width(config), name="conv2")(x))
         x = hyper_attend(x, config, "hpham32") if 32 in config.hyper_attention_at else x
-        x = leaky_relu(Conv(width * 3 // 2, name="conv3")(x))
+        x = leaky_relu(Conv(width * 3 // 2, transposed=transposed, name="conv3")(x))
         x = leaky_relu(UpsampleConv(width * 3 // 2, name="conv4")(x))
-        psi = Conv(2 * width, name="conv5")(x)
+        psi = Conv(2 * width, transposed=transposed, name="conv5")(x)
         return hyper_attend(psi, config, "hpham16") if 16 in config.hyper_attention_at else psi
