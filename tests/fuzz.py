@@ -108,6 +108,11 @@ class Report(NamedTuple):
     slowest: float
     grown: float
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether no stream took ten times the time of an honest one, nor a quarter of a gigabyte."""
+        return self.slowest < 10 and self.grown < 256
+
 
 def run(codec: object, pictures: list[np.ndarray], count: int, seed: int = 0) -> Report:
     """Decodes hostile streams of some pictures. AssertionError where a wrong picture comes out."""
@@ -228,6 +233,7 @@ def main() -> None:
         print(f"{kind:8}  {end:18}  {count}")
     print(f"{given.streams} streams, no wrong picture; {report.grown:.0f} MiB more than honest ones took;")
     print(f"the slowest took {report.slowest:.1f} times an honest one")
+    sys.exit(0 if report.is_bounded else "a hostile stream must not take ten times an honest one, or memory")
 
 
 if __name__ == "__main__":
