@@ -328,8 +328,8 @@ def run_decompress(options: argparse.Namespace) -> None:
             file.seek(0)
             codec = codec or open_codec(options.model, exact=options.exact)
             window = options.window and Rect(*options.window)
-            image = codec.decompress_image(file, window, max_pixels=limit, progress=_progress)
-        lost = write_image(target, image, suffix=suffix)
+            image = codec.decompress_rows(file, window, max_pixels=limit, progress=_progress)
+            lost = write_image(target, image, suffix=suffix)
         if len(image.metadata.tiff) < len(stored.tiff):
             lost += ("malformed TIFF tags",)
         if lost:

@@ -17,12 +17,12 @@ import numpy as np
 from ltchm_jax import bitstream
 from ltchm_jax.bitstream import Container, Header, Layout
 from ltchm_jax.block_coder import QUALITY_STEPS, BlockCoder, latent_shape
-from ltchm_jax.container.blocks import blend
+from ltchm_jax.container.blocks import blend_rows
 from ltchm_jax.container.grid import MAX_BLOCK, MIN_BLOCK, Grid, Rect
 from ltchm_jax.entropy.wavefront import longest_step
 from ltchm_jax.files import atomic_write, open_input
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.images import LAYOUTS, Image, read_image, write_image
+from ltchm_jax.imagery.images import LAYOUTS, Image, Rows, read_image, write_image
 from ltchm_jax.model_file import Model, load_model
 from ltchm_jax.weights import SHIPPED, find_model
 
@@ -183,13 +183,21 @@ class Codec:
         self, source: bytes | BinaryIO, window: Window | None = None, *,
         max_pixels: int = bitstream.MAX_PIXELS, progress: Progress = _silent,
     ) -> Image:  # fmt: skip
-        """The picture in a stream, or a window of it, with layout and metadata.
+        """The picture in a stream, or a window of it, with layout and metadata; as `decompress_rows`."""
+        return self.decompress_rows(source, window, max_pixels=max_pixels, progress=progress).image()
+
+    def decompress_rows(
+        self, source: bytes | BinaryIO, window: Window | None = None, *,
+        max_pixels: int = bitstream.MAX_PIXELS, progress: Progress = _silent,
+    ) -> Rows:  # fmt: skip
+        """The picture in a stream, or a window of it, as bands of rows, of which one is held at a time.
 
         Only the blocks that a window needs are read. Georeferencing is that of the window; TIFF tags too
-        malformed for that are left out.
+        malformed for that are left out. What is wrong with a block is raised when its row comes.
 
         Raises:
           BitstreamError: as `decompress`.
+          ValueError: the window is not in the picture.
         """
         container = bitstream.read(source, max_pixels=max_pixels)
         header = container.header
@@ -197,14 +205,15 @@ class Codec:
         metadata = container.metadata  # what is wrong with it is said before the work
         window = header.grid.whole if window is None else Rect(*window)
         numbers = list(header.grid.numbers_in(window))
-        blocks = self._decode(container, numbers)
-        pixels = blend(header.grid, progress(blocks, len(numbers)), window)
+        blocks = progress(self._decode(container, numbers), len(numbers))
+        bands_of_rows = blend_rows(header.grid, blocks, window)
         if header.layout.has_alpha:
             plane = np.frombuffer(container.alpha() or b"", np.uint8).reshape(header.height, header.width, 1)
-            pixels = np.concatenate([pixels, plane[window.slices]], -1)
+            bands_of_rows = with_alpha(bands_of_rows, plane[window.slices])
         if window != header.grid.whole:
             metadata = replace(metadata, tiff=tiff.shifted(metadata.tiff, window.left, window.top))
-        return Image(pixels, header.layout, metadata)
+        shape = window.height, window.width, header.samples_per_pixel
+        return Rows(shape, bands_of_rows, header.layout, metadata)
 
     @staticmethod
     def info(data: bytes) -> Header:
@@ -245,8 +254,7 @@ class Codec:
           OSError: a file can't be read or written.
         """
         with open_input(source) as file:
-            image = self.decompress_image(file, window, max_pixels=max_pixels)
-        write_image(target, image)
+            write_image(target, self.decompress_rows(file, window, max_pixels=max_pixels))
 
     def _layout(self, pixels: np.ndarray) -> Layout:
         """What the bands of an array mean: those of the model, or else a colour by their number."""
@@ -324,6 +332,14 @@ class Codec:
         blocks, header = [container.block(i) for i in numbers], container.header
         shape = latent_shape(*header.grid.shape, header.version)
         return self.blocks.decode(blocks, numbers, shape, header.quality)
+
+
+def with_alpha(bands_of_rows: Iterable[np.ndarray], plane: np.ndarray) -> Iterator[np.ndarray]:
+    """Bands of rows with the same rows of a plane [H, W, 1] behind their samples."""
+    top = 0
+    for band in bands_of_rows:
+        yield np.concatenate([band, plane[top : top + len(band)]], -1)
+        top += len(band)
 
 
 def ahead(items: Iterable[Any], count: int) -> Iterator[Any]:

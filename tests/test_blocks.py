@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ltchm_jax.container.blocks import blend, blend_rows
+from ltchm_jax.container.blocks import blend_rows
 from ltchm_jax.container.grid import Grid, Rect
 
 GRIDS = [
@@ -23,6 +23,10 @@ def picture(grid: Grid, dtype: type = np.uint8, bands: int = 3, seed: int = 0) -
 
 def crops(grid: Grid, image: np.ndarray, window: Rect | None = None) -> list[np.ndarray]:
     return [image[grid.rect(i).slices] for i in grid.numbers_in(window or grid.whole)]
+
+
+def blend(grid: Grid, blocks: list[np.ndarray], window: Rect | None = None) -> np.ndarray:
+    return np.concatenate(list(blend_rows(grid, blocks, window)))
 
 
 @pytest.mark.parametrize("grid", GRIDS)

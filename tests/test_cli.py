@@ -231,7 +231,7 @@ def test_what_a_file_holds_beside_its_pixels_is_kept_or_named(folder, tmp_path, 
 def cut_out(folder, tmp_path, *tags):
     """The entries of a picture's file after compression, and those of a window 2, 5 of it."""
     with open(tmp_path / "scene.tif", "wb") as file:
-        tiff.write(file, draw_scene(31, 17, 0), colour=True, alpha=False, tags=tags)
+        tiff.write(file, (31, 17, 3), [draw_scene(31, 17, 0)], colour=True, alpha=False, tags=tags)
     model = ("--model", folder / "m.safetensors")
     assert run("compress", tmp_path / "scene.tif", tmp_path / "s.ltc", "--metadata", *model) == 0
     assert run("decompress", tmp_path / "s.ltc", tmp_path / "all.tif", *model) == 0
@@ -516,7 +516,7 @@ def test_a_folder_gets_the_ending_that_keeps_all(folder, tmp_path):
     model = ("--model", folder / "m.safetensors")
     tags = (TiffTag(42113, 2, b"7\0"),)
     with open(tmp_path / "geo.tif", "wb") as file:
-        tiff.write(file, draw_scene(31, 17, 0), colour=True, alpha=False, tags=tags)
+        tiff.write(file, (31, 17, 3), [draw_scene(31, 17, 0)], colour=True, alpha=False, tags=tags)
     (tmp_path / "out").mkdir()
     assert run("compress", tmp_path / "geo.tif", tmp_path / "geo.ltc", "--metadata", *model) == 0
     assert run("decompress", tmp_path / "geo.ltc", folder / "rgb.ltc", tmp_path / "out", *model) == 0

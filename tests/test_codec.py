@@ -19,7 +19,7 @@ from ltchm_jax.container.grid import Rect
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
-from ltchm_jax.imagery.images import Image, ImageError, write_image
+from ltchm_jax.imagery.images import Image, ImageError, read_image, write_image
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model_file import ModelError, make_model, save_model
@@ -250,6 +250,39 @@ def test_windows_are_crops_of_the_whole(codec, small_blocks):
     np.testing.assert_array_equal(codec.decompress(data, (60, 50, 20, 10)), whole[60:80, 50:60])
     with pytest.raises(ValueError, match="window"):
         codec.decompress(data, (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_a_file_is_what_an_array_is(small_blocks, tmp_path, suffix, bands):
+    x = scene(150, 100)
+    data = small_blocks.compress(np.concatenate([x, x[..., :1]], -1)[..., :bands])
+    (tmp_path / "x.ltc").write_bytes(data)
+    for window in (None, Rect(60, 50, 20, 10)):
+        small_blocks.decompress_file(tmp_path / "x.ltc", tmp_path / f"x{suffix}", window)
+        want = small_blocks.decompress(data, window)
+        np.testing.assert_array_equal(read_image(tmp_path / f"x{suffix}").pixels, want)
+
+
+def test_rows_come_while_blocks_are_still_to_be_decoded(small_blocks, monkeypatch):
+    data = small_blocks.compress(scene(500, 40))
+    monkeypatch.setattr(codec_module, "STEP_ROWS", 1)  # as if each block were large
+    decoded = []
+    decode = small_blocks.blocks.decode
+    monkeypatch.setattr(small_blocks.blocks, "decode", lambda *given: decoded.append(1) or decode(*given))
+    seen = [len(decoded) for _ in small_blocks.decompress_rows(data).bands_of_rows]
+    assert seen == [min(i + 2, 9) for i in range(9)]  # one is synthesised while the next is decoded
+
+
+def test_a_file_is_left_as_it_was_where_a_later_block_is_damaged(small_blocks, tmp_path):
+    data = bytearray(small_blocks.compress(scene(150, 100)))
+    data[-3] ^= 1
+    (tmp_path / "x.ltc").write_bytes(data)
+    (tmp_path / "x.tif").write_bytes(b"before")
+    with pytest.raises(BitstreamError):
+        small_blocks.decompress_file(tmp_path / "x.ltc", tmp_path / "x.tif")
+    assert (tmp_path / "x.tif").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_codec_goes_to_another_process_with_its_options(small_blocks):

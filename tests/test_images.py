@@ -35,7 +35,7 @@ def stored(picture: pillow.Image, kind: str, **options) -> io.BytesIO:
 
 def tiff_file(pixels: np.ndarray, *tags: TiffTag, **options) -> io.BytesIO:
     file = io.BytesIO()
-    tiff.write(file, pixels, **({"colour": False, "alpha": False, "tags": tags} | options))
+    tiff.write(file, pixels.shape, [pixels], **({"colour": False, "alpha": False, "tags": tags} | options))
     return file
 
 

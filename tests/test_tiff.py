@@ -24,7 +24,7 @@ def noise(*shape: int) -> np.ndarray:
 
 def written(pixels: np.ndarray, **options) -> io.BytesIO:
     file = io.BytesIO()
-    tiff.write(file, pixels, **({"colour": False, "alpha": False} | options))
+    tiff.write(file, pixels.shape, [pixels], **({"colour": False, "alpha": False} | options))
     return file
 
 
@@ -242,14 +242,34 @@ class Long(bytes):
 
 
 @pytest.mark.parametrize("strips", [2, 3])
-def test_four_gigabytes_are_refused_before_anything_is_written(strips, monkeypatch):
+def test_four_gigabytes_are_refused(strips, monkeypatch):
     """In the last strip or before it."""
     monkeypatch.setattr(tiff, "_strip", lambda rows: Long())
     monkeypatch.setattr(tiff, "STRIP", 1)
+    with pytest.raises(tiff.TooLong, match="below 4 GiB"):
+        tiff.write(io.BytesIO(), (strips, 1, 1), [noise(strips, 1, 1)], colour=False, alpha=False)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [100, 101, 150], [0, 87, 87, 200], range(300)])
+def test_however_rows_come_the_file_is_the_same(cuts):
+    """A strip has 87 of these rows."""
+    pixels = noise(300, 1000, 3)
     file = io.BytesIO()
-    with pytest.raises(ValueError, match="below 4 GiB"):
-        tiff.write(file, noise(strips, 1, 1), colour=False, alpha=False)
-    assert not file.getvalue()
+    tiff.write(file, pixels.shape, np.split(pixels, list(cuts)), colour=True, alpha=False)
+    assert file.getvalue() == written(pixels, colour=True).getvalue()
+
+
+def test_rows_are_written_as_they_come():
+    file, seen = io.BytesIO(), []
+
+    def bands_of_rows():
+        for _ in range(4):
+            yield noise(87, 1000, 3)
+            seen.append(len(file.getvalue()))
+
+    tiff.write(file, (348, 1000, 3), bands_of_rows(), colour=True, alpha=False)
+    assert sorted(set(seen)) == seen
+    assert seen[0] > 87 * 1000
 
 
 def test_random_files_end_in_tags_or_a_value_error():

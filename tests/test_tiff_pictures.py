@@ -116,7 +116,7 @@ def test_orientation_in_xmp_does_not_turn_a_tiff():
     scale = tiff.TiffTag(33550, tiff.DOUBLE, bytes(24))
     xmp = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
     file = io.BytesIO()
-    tiff.write(file, pixels, colour=False, alpha=False, tags=(scale,))
+    tiff.write(file, pixels.shape, [pixels], colour=False, alpha=False, tags=(scale,))
     data = bytearray(file.getvalue())
     entry, behind = first_structure(data, tiff.SAMPLE_FORMAT), len(data)  # becomes XMP, behind the file
     struct.pack_into("<HHLL", data, entry, 700, 1, len(xmp), behind)
@@ -161,7 +161,7 @@ def test_nodata_of_a_palette_is_dropped():
 def test_the_profile_of_bands_is_kept():
     file = io.BytesIO()
     profile = tiff.TiffTag(tiff.ICC, tiff.UNDEFINED, b"a profile")
-    tiff.write(file, noise(4, 4, 5), colour=False, alpha=False, tags=(profile,))
+    tiff.write(file, (4, 4, 5), [noise(4, 4, 5)], colour=False, alpha=False, tags=(profile,))
     assert read_image(file).metadata.icc == b"a profile"
 
 

@@ -44,20 +44,6 @@ def blend_rows(grid: Grid, blocks: Iterable[np.ndarray], window: Rect | None = N
             yield band
 
 
-def blend(grid: Grid, blocks: Iterable[np.ndarray], window: Rect | None = None) -> np.ndarray:
-    """`blend_rows` in one array `[height, width, bands]`."""
-    window = grid.whole if window is None else window
-    out: np.ndarray | None = None
-    top = 0
-    for band in blend_rows(grid, blocks, window):
-        if out is None:
-            out = np.empty((window.height, window.width, band.shape[2]), band.dtype)
-        out[top : top + len(band)] = band
-        top += len(band)
-    assert out is not None  # a window has at least one row
-    return out
-
-
 def _join(grid: Grid, cols: range, supply: Iterator[np.ndarray]) -> np.ndarray:
     """The next row of blocks, blended from left to right: `[block height, all their columns, bands]`."""
     axis = grid.cols

@@ -163,6 +163,6 @@ class Grid:
         return rows, self.cols.touching(window.left, window.left + window.width)
 
     def numbers_in(self, window: Rect) -> Iterator[int]:
-        """Numbers of the blocks that a window touches, row by row, as `blocks.blend` takes them."""
+        """Numbers of the blocks that a window touches, row by row, as `blocks.blend_rows` takes them."""
         rows, cols = self.blocks_in(window)
         return (row * self.cols.count + col for row in rows for col in cols)

@@ -17,7 +17,9 @@ Rules, so that nothing about a picture is guessed:
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,6 +86,29 @@ class Image:
             raise ImageError(f"layout {self.layout.label} can't have {shape[2]} bands: use layout bands")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A picture that comes as bands of rows from top to bottom, once; the rest is as for `Image`.
+
+    Attributes:
+      shape: of the whole, `[H, W, bands]`.
+      bands_of_rows: uint8 `[rows, W, bands]`, H rows together.
+    """
+
+    shape: tuple[int, ...]
+    bands_of_rows: Iterable[np.ndarray]
+    layout: Layout
+    metadata: Metadata = field(default_factory=Metadata)
+
+    def image(self) -> Image:
+        """All of it."""
+        pixels, top = np.empty(self.shape, np.uint8), 0
+        for band in self.bands_of_rows:
+            pixels[top : top + len(band)] = band
+            top += len(band)
+        return Image(pixels, self.layout, self.metadata)
+
+
 def is_picture(path: Path) -> bool:
     """Whether a path in a folder is a picture by its name: a file with one of `SUFFIXES`, not hidden.
 
@@ -130,8 +155,10 @@ def check_writable(path: str | Path, layout: Layout, suffix: str | None = None) 
     return suffix
 
 
-def write_image(path: str | Path, image: Image, *, suffix: str | None = None) -> tuple[str, ...]:
+def write_image(path: str | Path, image: Image | Rows, *, suffix: str | None = None) -> tuple[str, ...]:
     """Writes PNG or TIFF; a file of that name is replaced only when the new one is complete.
+
+    A picture that comes in rows is written to a TIFF file as it comes, and only then.
 
     Args:
       path: ends in .png, .tif or .tiff, or is `-` for standard output.
@@ -261,7 +288,8 @@ def _exif(opened: pillow.Image) -> bytes:
     return block
 
 
-def _encode_png(file: BinaryIO, image: Image) -> None:
+def _encode_png(file: BinaryIO, image: Image | Rows) -> None:
+    image = image.image() if isinstance(image, Rows) else image
     pixels = image.pixels[:, :, 0] if image.layout is Layout.GREY else image.pixels
     extra = {"icc_profile": image.metadata.icc, "exif": image.metadata.exif}
     text, _ = _png_text(image.metadata)
@@ -277,11 +305,15 @@ def _png_text(metadata: Metadata) -> tuple[PngImagePlugin.PngInfo, bool]:
     return text, len(fits) == len(metadata.text)
 
 
-def _encode_tiff(file: BinaryIO, image: Image) -> None:
+def _encode_tiff(file: BinaryIO, image: Image | Rows) -> None:
     colour = image.layout in (Layout.RGB, Layout.RGBA)
     icc = (TiffTag(tiff.ICC, tiff.UNDEFINED, image.metadata.icc),) if image.metadata.icc else ()
+    rows = image if isinstance(image, Rows) else Rows(image.pixels.shape, [image.pixels], image.layout)
+    target = file if file.seekable() else BytesIO()
+    tags, alpha = (*image.metadata.tiff, *icc), image.layout.has_alpha
     try:
-        tags = (*image.metadata.tiff, *icc)
-        tiff.write(file, image.pixels, colour=colour, alpha=image.layout.has_alpha, tags=tags)
-    except ValueError as error:
+        tiff.write(target, rows.shape, rows.bands_of_rows, colour=colour, alpha=alpha, tags=tags)
+    except tiff.TooLong as error:
         raise ImageError(str(error)) from None
+    if isinstance(target, BytesIO) and target is not file:
+        file.write(target.getbuffer())

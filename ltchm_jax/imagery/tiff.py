@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import SEEK_END
-from itertools import accumulate, islice, pairwise
+from itertools import islice, pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -106,37 +106,64 @@ def shifted(tags: Iterable[TiffTag], left: int, top: int) -> tuple[TiffTag, ...]
     return tuple(tag for tag in moved if tag)
 
 
+class TooLong(ValueError):
+    """A file would have 4 GiB or more."""
+
+
 def write(
-    file: BinaryIO, pixels: np.ndarray, *, colour: bool, alpha: bool, tags: Iterable[TiffTag] = ()
+    file: BinaryIO,
+    shape: tuple[int, ...],
+    bands_of_rows: Iterable[np.ndarray],
+    *,
+    colour: bool,
+    alpha: bool,
+    tags: Iterable[TiffTag] = (),
 ) -> None:
-    """Writes a TIFF file: deflate, horizontal differences, strips.
+    """Writes a TIFF file as its pixels come: deflate, horizontal differences, strips.
 
     Args:
-      file: open for writing; not sought in.
-      pixels: uint8 `[H, W, bands]`.
+      file: open for writing at its start, and for seeking.
+      shape: of the picture, `[H, W, bands]`.
+      bands_of_rows: uint8 `[rows, W, bands]` from top to bottom, H rows together.
       colour: whether the first three bands are red, green and blue.
       alpha: whether the last band is (straight) opacity.
       tags: further entries. Only the ICC profile and those of `CARRIED` are written, and only if whole: the
         others could contradict how the pixels are stored.
 
     Raises:
-      ValueError: the file would have 4 GiB or more.
+      TooLong: the file would have 4 GiB or more.
     """
-    rows = max(1, STRIP // (pixels.shape[1] * pixels.shape[2]))
-    strips = [_strip(pixels[top : top + rows]) for top in range(0, pixels.shape[0], rows)]
-    offsets = list(accumulate(map(len, strips), initial=8))
-    _check_size(offsets[-1])
-    entries = {t.number: t for t in tags if _fits(t)} | _structure(pixels.shape, rows, offsets, colour, alpha)
-    padding = offsets[-1] % 2
-    directory = _directory(sorted(entries.values()), offsets[-1] + padding)
-    _check_size(offsets[-1] + padding + len(directory))
-    file.write(b"II*\0" + struct.pack("<L", offsets[-1] + padding))
-    file.writelines([*strips, bytes(padding), directory])
+    rows = max(1, STRIP // (shape[1] * shape[2]))
+    file.write(b"II*\0" + bytes(4))
+    offsets = [8]
+    for pixels in _in_strips(bands_of_rows, rows):
+        strip = _strip(pixels)
+        offsets.append(offsets[-1] + len(strip))
+        _check_size(offsets[-1])
+        file.write(strip)
+    entries = {t.number: t for t in tags if _fits(t)} | _structure(shape, rows, offsets, colour, alpha)
+    start = offsets[-1] + offsets[-1] % 2
+    directory = _directory(sorted(entries.values()), start)
+    _check_size(start + len(directory))
+    file.write(bytes(start - offsets[-1]) + directory)
+    file.seek(4)
+    file.write(struct.pack("<L", start))
+
+
+def _in_strips(bands_of_rows: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """The same rows, so many at a time; the last time what is left."""
+    rest: list[np.ndarray] = []
+    for band in bands_of_rows:
+        joined = np.concatenate([*rest, band])
+        whole = len(joined) - len(joined) % rows
+        yield from (joined[top : top + rows] for top in range(0, whole, rows))
+        rest = [joined[whole:]]
+    yield from (band for band in rest if len(band))
 
 
 def _check_size(size: int) -> None:
     if size >= LIMIT:
-        raise ValueError(f"a TIFF file is below 4 GiB, this one needs {size} bytes: write a window at a time")
+        raise TooLong(f"a TIFF file is below 4 GiB, this one needs {size} bytes: write a window at a time")
 
 
 def _at(file: BinaryIO, offset: int, count: int) -> bytes:
