@@ -116,11 +116,11 @@ def train(config: Any, workdir: Path, received: list[int]) -> bool:
     trainer = Trainer(config)
     if jax.process_count() > 1:
         say(f"{jax.device_count()} devices in {jax.process_count()} processes")
-    if data.validates_on_training_images(config):
-        say("validates on training images: --config.data.split=True or .validation_folder=DIR takes others")
     source = data.open_source(config, "train")
     source.check()
     validation = data.validation_batches(data.open_source(config, "validation"), config)
+    if data.validates_on_training_images(config):
+        say("validates on training images: --config.data.split=True or .validation_folder=DIR takes others")
     batches = data.training_batches(source, config, jax.process_index(), jax.process_count())
     checkpoints = RunCheckpoints(workdir, config, config.checkpoints_to_keep)
     goes_on = checkpoints.latest_step() is not None

@@ -193,6 +193,8 @@ class Tolerant:
                     return self._source[index]
                 except DataError as error:
                     self._leave_out(index, str(error))
+            if len(self.left_out) == len(self):
+                raise DataError(f"No image can be read: {self.left_out[index]}")
             index += 1
 
     def check(self) -> None:
@@ -215,8 +217,6 @@ class Tolerant:
             new = index not in self.left_out
             self.left_out[index] = reason
             count = len(self.left_out)
-        if count == len(self):
-            raise DataError(f"No image can be read: {reason}")
         if new:
             tell(f"left out ({count} of {len(self)}): {reason}")
 

@@ -401,14 +401,15 @@ def test_real_rates_are_close_to_what_the_entropy_model_says():
 
 
 @pytest.fixture
-def ctrl_c_is_heard():
-    """Which it is not by what a shell starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals_are_heard():
+    """Ctrl-C is not by what a shell starts in the background, nor a lost terminal by what nohup does."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("ctrl_c_is_heard")
+@pytest.mark.usefixtures("signals_are_heard")
 def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
     with interrupts() as received, stop_on_signals(received):
         signal.raise_signal(signal.SIGINT)
@@ -418,7 +419,8 @@ def test_the_second_ctrl_c_ends_a_run_at_once(capfd):
     assert "once more ends it at once" in capfd.readouterr().err
 
 
-def test_a_lost_terminal_is_one_request_however_many_tell(monkeypatch):
+@pytest.mark.usefixtures("signals_are_heard")
+def test_a_lost_terminal_is_one_request_however_many_tell():
     """And there is no standard error any more."""
     kept = os.dup(2)
     reading, writing = os.pipe()
@@ -456,7 +458,7 @@ def test_a_signal_whose_interrupt_was_lost_ends_the_run_at_its_first_step(folder
     assert run.main(config, str(tmp_path)) == 0
 
 
-@pytest.mark.usefixtures("ctrl_c_is_heard")
+@pytest.mark.usefixtures("signals_are_heard")
 def test_an_interrupt_outlives_the_garbage_collector():
     """Python drops what is raised while it calls a finaliser."""
 
