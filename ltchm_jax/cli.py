@@ -223,10 +223,8 @@ def open_codec(name: str | None, **options: Any) -> "Codec":
     keep_compiled_functions()
     from ltchm_jax.codec import Codec
     from ltchm_jax.devices import check_platforms
-    from ltchm_jax.entropy.range_coder import start
 
     check_platforms()
-    start()
     return Codec.load(name, **options)
 
 

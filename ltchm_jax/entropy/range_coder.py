@@ -37,19 +37,6 @@ def _backend() -> tuple[Any, Any, Any]:
         return _imported()
 
 
-def start() -> None:
-    """Begins to import TensorFlow in a thread of its own; what needs it waits for that.
-
-    To be called once JAX is imported: two that import the same packages at once may see them half-made.
-    """
-
-    def work() -> None:
-        with contextlib.suppress(ImportError):  # which is raised again where it is needed
-            _backend()
-
-    threading.Thread(target=work, name="tensorflow").start()
-
-
 @functools.cache
 def _imported() -> tuple[Any, Any, Any]:
     try:
