@@ -143,10 +143,12 @@ def load_model(path: str | Path, *, check_shapes: bool = True) -> Model:
             raise ModelError(
                 f"A model file says format {FORMAT}, {str(path)!r} says {metadata.get('format')!r}."
             )
-        if metadata.get("coder", tables_digest().hex()) != tables_digest().hex():
+        ours = tables_digest().hex()
+        theirs = metadata.get("coder", ours)
+        if theirs != ours:
             raise CoderMismatch(
-                f"{str(path)!r} is for entropy coder {metadata['coder'][:16]}, this package has "
-                f"{tables_digest().hex()[:16]}: install the version that wrote it, or export the model anew."
+                f"{str(path)!r} is for entropy coder {theirs[:16]}, this package has {ours[:16]}: install "
+                "the version that wrote it, or export the model anew."
             )
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:

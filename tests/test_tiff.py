@@ -171,6 +171,14 @@ def test_entries_that_share_bytes_have_one_budget(tags):
     assert file.total < 2 * tiff.MAX_DATA
 
 
+def test_directories_have_one_budget_together():
+    size = tiff.MAX_DATA // 3
+    entry = struct.pack("<HHLL", tiff.SUBFILE, 1, size, 26)
+    file = Counted(b"II*\0" + struct.pack("<LH", 8, 1) + entry + struct.pack("<L", 8) + bytes(size))
+    assert not tiff.has_mask(file)
+    assert file.total < 2 * tiff.MAX_DATA
+
+
 def pillow_directory(header: bytes) -> io.BytesIO:
     directory = TiffImagePlugin.ImageFileDirectory_v2(header)
     for number, kind, value in (

@@ -248,22 +248,3 @@ def test_directories_that_form_a_ring_end():
     assert not tiff.has_mask(io.BytesIO(data))
     struct.pack_into("<L", data, start + 2 + 12 * count, len(data))  # behind the end
     assert not tiff.has_mask(io.BytesIO(data))
-
-
-class Counted(io.BytesIO):
-    """Counts the bytes that are read."""
-
-    total = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self.total += len(data)
-        return data
-
-
-def test_directories_have_one_budget_together():
-    size = tiff.MAX_DATA // 3
-    entry = struct.pack("<HHLL", tiff.SUBFILE, 1, size, 26)
-    file = Counted(b"II*\0" + struct.pack("<LH", 8, 1) + entry + struct.pack("<L", 8) + bytes(size))
-    assert not tiff.has_mask(file)
-    assert file.total < 2 * tiff.MAX_DATA
