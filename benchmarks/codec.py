@@ -83,10 +83,10 @@ def measure(codec: Any, size: int, rounds: int, ask: Callable[[str], float] | No
     """Prints the lines of one size."""
     pixels = scene(size)
     data = codec.compress(pixels)
+    codec.decompress(data)
     jobs = {"compress": lambda: codec.compress(pixels), "decompress": lambda: codec.decompress(data)}
     print(f"{size} x {size}: {8 * len(data) / size**2:.2f} bpp", flush=True)
     for name, job in jobs.items():
-        job()
         times = np.array([(seconds(job), ask(name) if ask else np.nan) for _ in range(rounds)])
         ours = np.median(times[:, 0])
         line = f"  {name}: {ours:.3f} s, {ours / size**2 * 1e6:.2f} s a megapixel"

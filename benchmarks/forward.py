@@ -5,6 +5,8 @@
 
 Prints the median of the ratios JAX / PyTorch over rounds, and the ratio of the fastest times. Compilation and
 the first call of each are not counted; both use all cores. Random weights, float32, batch 1, evaluation mode.
+Beside it stands how fast each does the pass's multiply-adds, as a share of what a plain product of two square
+matrices reaches in the same rounds, and the ratio that JAX would have at the rate of that product.
 """
 
 import argparse
@@ -21,9 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from timing import seconds
 from torch_reference import TorchLTCHM
 
+from ltchm_jax.complexity import model_layers, total
 from ltchm_jax.interop import import_state
 from ltchm_jax.losses import rate_distortion
 from ltchm_jax.model import LTCHM
+
+SIDE = 2048  # of the matrices whose product is the measure
 
 
 def main() -> None:
@@ -54,12 +59,23 @@ def main() -> None:
     def run_jax() -> object:
         return jax.block_until_ready(forward(variables, x_jax))
 
-    run_jax(), run_torch()
-    times = np.array([(seconds(run_jax), seconds(run_torch)) for _ in range(given.rounds)])
+    square, product = jnp.ones((SIDE, SIDE)), jax.jit(jnp.matmul)
+
+    def run_product() -> object:
+        return jax.block_until_ready(product(square, square))
+
+    jobs = run_jax, run_torch, run_product
+    [job() for job in jobs]
+    times = np.array([[seconds(job) for job in jobs] for _ in range(given.rounds)])
     ratios = times[:, 0] / times[:, 1]
     best = times.min(0)
     print(f"N = {given.width}, {given.size} x {given.size}, JAX / PyTorch:")
     print(f"{np.median(ratios):.2f} (median of rounds), {best[0] / best[1]:.2f} (fastest of each)")
+    macs = total(model_layers(imported.config, given.size, given.size)).macs
+    shares = np.median(macs / SIDE**3 * times[:, 2:] / times[:, :2], axis=0)
+    floor = np.median(macs / SIDE**3 * times[:, 2] / times[:, 1])
+    print(f"rate of multiply-adds over that of a product of {SIDE} x {SIDE}: ", end="")
+    print(f"JAX {shares[0]:.2f}, PyTorch {shares[1]:.2f}; the ratio at that of the product: {floor:.2f}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ Standard library only: `ltchm info` starts without numpy or JAX.
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -108,7 +108,11 @@ class Block:
 
 
 def pack(
-    header: Header, blocks: Sequence[Block], *, metadata: Metadata | None = None, alpha: bytes | None = None
+    header: Header,
+    blocks: Sequence[Block],
+    *,
+    metadata: Metadata | None = None,
+    alpha: bytes | Iterable[bytes] | None = None,
 ) -> bytes:
     """The stream as bytes; arguments and errors as for `write`."""
     file = BytesIO()
@@ -122,7 +126,7 @@ def write(
     blocks: Sequence[Block],
     *,
     metadata: Metadata | None = None,
-    alpha: bytes | None = None,
+    alpha: bytes | Iterable[bytes] | None = None,
 ) -> int:
     """Writes a stream front to back, without seeking, and returns the number of bytes.
 
@@ -131,7 +135,7 @@ def write(
       header: the picture and its model.
       blocks: one for each block of `header.grid`, in its order.
       metadata: what else travels with the picture.
-      alpha: the opacity plane, `height * width` bytes row by row, where the layout has one.
+      alpha: the opacity plane, `height * width` bytes row by row (or parts of it), where the layout has one.
 
     Raises:
       Malformed: the arguments don't fit each other or the format.

@@ -12,6 +12,7 @@ from ltchm_jax.signals import interrupts
 
 if TYPE_CHECKING:
     from ltchm_jax.codec import Codec
+    from ltchm_jax.imagery.images import AnyImage
 
 SUFFIX = ".ltc"
 CACHE_BYTES = 1 << 29  # of compiled functions
@@ -271,7 +272,7 @@ def _progress(blocks: Iterable, total: int) -> Iterable:
 def run_compress(options: argparse.Namespace) -> None:
     """`ltchm compress`."""
     from ltchm_jax.files import atomic_write, check_folder
-    from ltchm_jax.imagery.images import SUFFIXES, read_image
+    from ltchm_jax.imagery.images import SUFFIXES, open_image
 
     pairs = targets(options.input, options.output, SUFFIX)
     if Path(options.output).suffix.lower() in SUFFIXES and not Path(options.output).is_dir():
@@ -284,28 +285,33 @@ def run_compress(options: argparse.Namespace) -> None:
     codec = None
     for source, target in pairs:
         check_folder(target)
-        image = read_image(source, max_pixels=_pixel_limit(options))
-        codec = codec or open_codec(options.model, **chosen)
-        height, width, bands = image.pixels.shape
-        budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
-        how: dict = {"metadata": options.metadata, "progress": _progress}
-        try:
-            if budget is None:
-                data = codec.compress_image(image, options.quality, **how)
-            else:
-                data = codec.compress_within(image, int(budget), **how)
-        except ValueError as error:
-            if options.target_bpp is None:
-                raise
-            raise ValueError(
-                f"--target-bpp {options.target_bpp:g} is {int(budget)} bytes here: {error}"
-            ) from None
+        with open_image(source, max_pixels=_pixel_limit(options)) as image:
+            codec = codec or open_codec(options.model, **chosen)
+            data = _coded(codec, image, options)
         with atomic_write(target) as file:
             file.write(data)
+        height, width, bands = image.pixels.shape
         size, rate = f"{width} x {height} x {bands} ({image.layout.label})", 8 * len(data) / (width * height)
         kept = () if options.metadata else _kinds(image.metadata)
         hint = f"; --metadata keeps its {', '.join(kept)}" if kept else ""
         print(f"{source}: {size}, {len(data)} bytes, {rate:.3f} bpp{hint}", file=sys.stderr)
+
+
+def _coded(codec: "Codec", image: "AnyImage", options: argparse.Namespace) -> bytes:
+    """The stream of a picture, at the quality or within the bytes that are asked for."""
+    how: dict = {"metadata": options.metadata, "progress": _progress}
+    height, width, _ = image.pixels.shape
+    budget = options.max_bytes if options.target_bpp is None else options.target_bpp * width * height / 8
+    if budget is None:
+        return codec.compress_image(image, options.quality, **how)
+    try:
+        return codec.compress_within(image, int(budget), **how)
+    except ValueError as error:
+        if options.target_bpp is None:
+            raise
+        raise ValueError(
+            f"--target-bpp {options.target_bpp:g} is {int(budget)} bytes here: {error}"
+        ) from None
 
 
 def run_decompress(options: argparse.Namespace) -> None:
@@ -337,14 +343,14 @@ def run_decompress(options: argparse.Namespace) -> None:
 
 def run_fingerprint(options: argparse.Namespace) -> int:
     """`ltchm fingerprint`."""
-    from ltchm_jax.imagery.images import read_image
+    from ltchm_jax.imagery.images import open_image
 
     check_inputs([options.input])
-    image = read_image(options.input, max_pixels=_pixel_limit(options))
-    codec = open_codec(options.model)
+    with open_image(options.input, max_pixels=_pixel_limit(options)) as image:
+        codec = open_codec(options.model)
+        colour = image.pixels[:256][:, :256, : codec.coded_bands(image)]
     from ltchm_jax.fingerprint import fingerprint
 
-    colour = codec.colour(image)[:256, :256]
     found = fingerprint(codec.blocks, colour, codec.quality_steps(options.quality))
     print("\n".join(f"{name}  {value}" for name, value in found._asdict().items()))
     return int(found.encoder != found.decoder)
@@ -375,7 +381,8 @@ def run_info(options: argparse.Namespace) -> None:
 
 
 def _kinds(metadata: object) -> list[str]:
-    return [name for name in ("text", "icc", "exif", "tiff") if getattr(metadata, name)]
+    words = {"text": "text", "icc": "ICC profile", "exif": "EXIF", "tiff": "TIFF tags"}
+    return [word for name, word in words.items() if getattr(metadata, name)]
 
 
 def run_import(options: argparse.Namespace) -> None:

@@ -17,12 +17,12 @@ import numpy as np
 from ltchm_jax import bitstream
 from ltchm_jax.bitstream import Container, Header, Layout
 from ltchm_jax.block_coder import QUALITY_STEPS, BlockCoder, latent_shape
-from ltchm_jax.container.blocks import blend_rows
+from ltchm_jax.container.blocks import blend_rows, cut_blocks
 from ltchm_jax.container.grid import MAX_BLOCK, MIN_BLOCK, Grid, Rect
 from ltchm_jax.entropy.wavefront import longest_step
 from ltchm_jax.files import atomic_write, open_input
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.images import LAYOUTS, Image, Rows, read_image, write_image
+from ltchm_jax.imagery.images import LAYOUTS, AnyImage, Image, Rows, open_image, write_image
 from ltchm_jax.model_file import Model, load_model
 from ltchm_jax.weights import SHIPPED, find_model
 
@@ -108,7 +108,7 @@ class Codec:
 
     def compress_image(
         self,
-        image: Image,
+        image: AnyImage,
         quality: float | None = None,
         *,
         metadata: bool = False,
@@ -119,17 +119,21 @@ class Codec:
         Raises:
           ValueError: as `compress`.
         """
-        header, colour = self._header(image, self.quality_steps(quality)), self.colour(image)
-        count = header.grid.count
-        cuts = (colour[header.grid.rect(i).slices] for i in range(count))
+        header, bands = self._header(image, self.quality_steps(quality)), self.coded_bands(image)
+        cuts = (block[..., :bands] for block in cut_blocks(header.grid, image.pixels))
         coming = (self.blocks.analyse(i, pixels, header.quality) for i, pixels in enumerate(cuts))
-        latents = progress(ahead(coming, len(self.blocks.devices)), count)
+        latents = progress(ahead(coming, len(self.blocks.devices)), header.grid.count)
         blocks = [self.blocks.encode(y, z, header.quality) for y, z in latents]
-        alpha = image.pixels[..., -1].tobytes() if image.layout.has_alpha else None
+        alpha = rows_of_alpha(image) if image.layout.has_alpha else None
         return bitstream.pack(header, blocks, metadata=image.metadata if metadata else None, alpha=alpha)
 
     def compress_within(
-        self, image: Image, max_bytes: int, *, metadata: bool = False, progress: Progress = _silent
+        self,
+        image: AnyImage,
+        max_bytes: int,
+        *,
+        metadata: bool = False,
+        progress: Progress = _silent,
     ) -> bytes:
         """The stream of the highest quality (to 1/64) found of at most `max_bytes` bytes, by Brent's method.
 
@@ -236,8 +240,8 @@ class Codec:
           ValueError: as `compress`, or (ImageError) no picture that can be read.
           OSError: a file can't be read or written.
         """
-        image = read_image(source, max_pixels=max_pixels)
-        data = self.compress_image(image, quality, metadata=metadata)
+        with open_image(source, max_pixels=max_pixels) as image:
+            data = self.compress_image(image, quality, metadata=metadata)
         with atomic_write(target) as file:
             file.write(data)
         return len(data)
@@ -262,14 +266,14 @@ class Codec:
         own = bands == self.model.config.bands and bands not in (1, 3)
         return Layout.BANDS if own else LAYOUTS.get(bands, Layout.BANDS)
 
-    def _header(self, image: Image, quality: int) -> Header:
+    def _header(self, image: AnyImage, quality: int) -> Header:
         height, width = image.pixels.shape[:2]
         cut = (self.block_size, self.overlap) if max(height, width) > self.block_size else (0, 0)
         bands = image.pixels.shape[2] - image.layout.has_alpha
         return Header(self.model.digest, width, height, image.layout, bands, quality, *cut)
 
-    def colour(self, image: Image) -> np.ndarray:
-        """The bands of a picture that the model codes, uint8 [H, W, 1 or the model's bands].
+    def coded_bands(self, image: AnyImage) -> int:
+        """How many bands of a picture the model codes, the first: 1 or the model's own number.
 
         Raises:
           ValueError: the picture has another number of bands.
@@ -279,7 +283,7 @@ class Codec:
             raise ValueError(
                 f"Model {self.name} codes {want} bands (or grey), got {bands} of layout {image.layout.label}."
             )
-        return image.pixels[..., :bands]
+        return bands
 
     def quality_steps(self, quality: float | None) -> int:
         """A quality in steps of 1/256, the middle where none is given.
@@ -332,6 +336,12 @@ class Codec:
         blocks, header = [container.block(i) for i in numbers], container.header
         shape = latent_shape(*header.grid.shape, header.version)
         return self.blocks.decode(blocks, numbers, shape, header.quality)
+
+
+def rows_of_alpha(image: AnyImage) -> Iterator[bytes]:
+    """The opacity plane of a picture that has one, some rows at a time."""
+    for top in range(0, image.pixels.shape[0], BLOCK_SIZE):
+        yield image.pixels[top : top + BLOCK_SIZE][..., -1].tobytes()
 
 
 def with_alpha(bands_of_rows: Iterable[np.ndarray], plane: np.ndarray) -> Iterator[np.ndarray]:

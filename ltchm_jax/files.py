@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +28,14 @@ def open_input(path: str | Path) -> Iterator[BinaryIO]:
         return
     with open(path, "rb") as file:
         yield file if file.seekable() else BytesIO(file.read())
+
+
+def path_of(file: BinaryIO) -> Path | None:
+    """Where the bytes of a file open for reading lie; None for one in memory, in an archive, or removed."""
+    if type(file) is not BufferedReader or not isinstance(file.raw, FileIO) or not isinstance(file.name, str):
+        return None
+    path = Path(file.name).resolve()
+    return path if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())) else None
 
 
 def files_below(folder: Path) -> list[Path]:

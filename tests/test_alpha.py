@@ -19,6 +19,12 @@ def test_the_plane_returns():
     assert alpha.parse_entry(alpha.entry(stored)) == (len(stored), zlib.crc32(stored))
 
 
+def test_a_plane_may_come_in_parts():
+    assert alpha.deflate(RGBA, iter([PLANE[:7], b"", PLANE[7:]])) == alpha.deflate(RGBA, PLANE)
+    with pytest.raises(Malformed, match="alpha of 30 bytes, got 29"):
+        alpha.deflate(RGBA, [PLANE[:7], PLANE[8:]])
+
+
 def test_no_plane_costs_nothing():
     assert alpha.deflate(RGB, None) == b"" == alpha.entry(b"")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ltchm_jax.container.blocks import blend_rows
+from ltchm_jax.container.blocks import blend_rows, cut_blocks
 from ltchm_jax.container.grid import Grid, Rect
 
 GRIDS = [
@@ -27,6 +27,25 @@ def crops(grid: Grid, image: np.ndarray, window: Rect | None = None) -> list[np.
 
 def blend(grid: Grid, blocks: list[np.ndarray], window: Rect | None = None) -> np.ndarray:
     return np.concatenate(list(blend_rows(grid, blocks, window)))
+
+
+class Rows:
+    """A picture that counts the rows it was asked for."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.count = pixels, 0
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        self.count += rows.stop - rows.start
+        return self.pixels[rows]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_blocks_are_cut_from_rows_that_are_asked_for_once(grid):
+    rows = Rows(picture(grid))
+    for block, crop in zip(cut_blocks(grid, rows), crops(grid, rows.pixels), strict=True):
+        np.testing.assert_array_equal(block, crop)
+    assert rows.count == grid.rows.count * grid.rows.size
 
 
 @pytest.mark.parametrize("grid", GRIDS)

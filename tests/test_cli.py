@@ -221,7 +221,7 @@ def test_what_a_file_holds_beside_its_pixels_is_kept_or_named(folder, tmp_path, 
     text.add_text("Place", "Wuhan")
     Image.open(folder / "rgba.png").save(tmp_path / "a.png", pnginfo=text, icc_profile=bytes(128))
     command = ("compress", tmp_path / "a.png", tmp_path / "a.ltc", "--model", folder / "m.safetensors")
-    for extra, end in [((), "; --metadata keeps its text, icc\n"), (("--metadata",), " bpp\n")]:
+    for extra, end in [((), "; --metadata keeps its text, ICC profile\n"), (("--metadata",), " bpp\n")]:
         assert run(*command, *extra) == 0
         said = capsys.readouterr().err
         assert said.startswith(f"{tmp_path / 'a.png'}: 17 x 31 x 4 (RGBA), ")

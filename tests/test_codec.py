@@ -19,7 +19,15 @@ from ltchm_jax.container.grid import Rect
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata
 from ltchm_jax.entropy.snapping import SYMBOL_LIMIT
-from ltchm_jax.imagery.images import Image, ImageError, read_image, write_image
+from ltchm_jax.imagery.images import (
+    LAYOUTS,
+    Image,
+    ImageError,
+    StoredImage,
+    open_image,
+    read_image,
+    write_image,
+)
 from ltchm_jax.imagery.scenes import draw_scene
 from ltchm_jax.model import ModelConfig, init_variables
 from ltchm_jax.model_file import ModelError, make_model, save_model
@@ -262,6 +270,20 @@ def test_a_file_is_what_an_array_is(small_blocks, tmp_path, suffix, bands):
         small_blocks.decompress_file(tmp_path / "x.ltc", tmp_path / f"x{suffix}", window)
         want = small_blocks.decompress(data, window)
         np.testing.assert_array_equal(read_image(tmp_path / f"x{suffix}").pixels, want)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_a_large_file_gives_the_stream_of_a_small_one(small_blocks, tmp_path, monkeypatch, bands):
+    pytest.importorskip("rasterio")
+    image = Image(np.concatenate([scene(150, 100), scene(150, 100)], -1)[..., :bands], LAYOUTS[bands])
+    write_image(tmp_path / "x.tif", image)
+    small_blocks.compress_file(tmp_path / "x.tif", tmp_path / "whole.ltc")
+    monkeypatch.setattr("ltchm_jax.imagery.tiff_pictures.WHOLE_PIXELS", 0)
+    with open_image(tmp_path / "x.tif") as stored:
+        assert isinstance(stored, StoredImage)
+    small_blocks.compress_file(tmp_path / "x.tif", tmp_path / "rows.ltc")
+    assert (tmp_path / "rows.ltc").read_bytes() == (tmp_path / "whole.ltc").read_bytes()
 
 
 def test_rows_come_while_blocks_are_still_to_be_decoded(small_blocks, monkeypatch):

@@ -1,5 +1,6 @@
 """Atomic writing: the whole file or none of it."""
 
+import gzip
 import io
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from ltchm_jax import files
-from ltchm_jax.files import atomic_write, open_input
+from ltchm_jax.files import atomic_write, open_input, path_of
 
 
 def names(folder):
@@ -94,6 +95,22 @@ def test_a_file_is_not_read_ahead(tmp_path):
     with open_input(tmp_path / "a") as file:
         assert file.name == str(tmp_path / "a")
     assert file.closed
+
+
+def test_only_bytes_that_lie_in_a_file_have_a_path(tmp_path):
+    path = tmp_path / "a"
+    with gzip.open(path, "wb") as packed:
+        packed.write(b"data")
+    with gzip.open(path, "rb") as unpacked, open(path, "r+b") as changing, open(path, "rb", 0) as raw:
+        for file in (unpacked, changing, raw, io.BytesIO()):
+            assert path_of(file) is None
+    with open(path, "rb") as file, open(os.dup(file.fileno()), "rb") as unnamed:
+        assert path_of(file) == path.resolve()
+        assert path_of(unnamed) is None
+        path.rename(tmp_path / "b")
+        assert path_of(file) is None
+        path.write_bytes(b"another")
+        assert path_of(file) is None
 
 
 def test_a_dash_is_standard_input_and_output(monkeypatch, tmp_path):

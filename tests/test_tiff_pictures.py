@@ -2,13 +2,14 @@
 
 import io
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from ltchm_jax.container.header import Layout
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.images import ImageError, read_image
+from ltchm_jax.imagery.images import Image, ImageError, StoredImage, open_image, read_image
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -248,3 +249,95 @@ def test_directories_that_form_a_ring_end():
     assert not tiff.has_mask(io.BytesIO(data))
     struct.pack_into("<L", data, start + 2 + 12 * count, len(data))  # behind the end
     assert not tiff.has_mask(io.BytesIO(data))
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr("ltchm_jax.imagery.tiff_pictures.WHOLE_PIXELS", 0)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("compress", ["none", "lzw", "deflate", "packbits", "zstd", "lzma"])
+@pytest.mark.parametrize(
+    ("bands", "options"),
+    [
+        (1, {}),
+        (1, {"nbits": 1}),
+        (1, {"nbits": 4, "photometric": "miniswhite", "nodata": 3}),
+        (2, {"alpha": "yes"}),
+        (3, {"interleave": "band"}),
+        (3, {"tiled": True, "blockxsize": 32, "blockysize": 16}),
+        (3, SPARSE),
+        (4, {"photometric": "rgb", "alpha": "yes"}),
+        (7, {"interleave": "pixel"}),
+    ],
+)
+def test_rows_of_a_large_file_are_those_of_the_whole(compress, bands, options, tmp_path):
+    pixels = noise(bands, 70, 90) >> (8 - options.get("nbits", 8))
+    path = tmp_path / "a.tif"
+    path.write_bytes(gdal_file(pixels, compress=compress, **options))
+    whole = read_image(path)
+    with open_image(path) as stored:
+        assert isinstance(stored, StoredImage)
+        assert (stored.layout, stored.metadata) == (whole.layout, whole.metadata)
+        assert (stored.pixels.shape, stored.pixels.dtype) == (whole.pixels.shape, whole.pixels.dtype)
+        for rows in (slice(None), slice(0, 20), slice(13, 70), slice(60, 99)):
+            np.testing.assert_array_equal(stored.pixels[rows], whole.pixels[rows])
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("bands", [1, 3])
+def test_rows_have_their_mask(bands, tmp_path):
+    (tmp_path / "a.tif").write_bytes(masked_file(noise(bands, 20, 30), noise(20, 30) > 99))
+    with open_image(tmp_path / "a.tif") as stored:
+        assert isinstance(stored, StoredImage)
+        np.testing.assert_array_equal(stored.pixels[3:9], read_image(tmp_path / "a.tif").pixels[3:9])
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize(("bands", "compress"), [(3, "jpeg"), (3, "webp"), (1, "lerc")])
+def test_what_programs_may_decode_differently_is_read_whole(bands, compress, tmp_path):
+    (tmp_path / "a.tif").write_bytes(gdal_file(noise(bands, 64, 64), compress=compress))
+    with open_image(tmp_path / "a.tif") as image:
+        assert isinstance(image, Image)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_large_files_of_colours_need_no_rasterio(tmp_path, monkeypatch):
+    (tmp_path / "a.tif").write_bytes(gdal_file(noise(3, 64, 64)))
+    monkeypatch.setattr("ltchm_jax.imagery.tiff_pictures.find_spec", lambda name: None)
+    with open_image(tmp_path / "a.tif") as image:
+        assert isinstance(image, Image)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_rows_of_a_pipe_are_read_as_well(monkeypatch):
+    data = gdal_file(noise(3, 20, 30))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with open_image("-") as stored:
+        assert isinstance(stored, StoredImage)
+        np.testing.assert_array_equal(stored.pixels[5:7], read_by_gdal(data)[5:7])
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_damage_is_told_when_its_rows_are_asked_for(tmp_path):
+    data = gdal_file(noise(3, 200, 300), compress="deflate", blockysize=10)
+    (tmp_path / "a.tif").write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with open_image(tmp_path / "a.tif") as stored:
+        assert stored.pixels[:10].any()
+        with pytest.raises(ImageError, match=r"a\.tif: the picture must decode"):
+            stored.pixels[190:]
+
+
+def test_few_rows_of_a_large_file_are_held(tmp_path):
+    """A picture of 5,000 x 5,000 is 75 MB."""
+    path, shape = tmp_path / "a.tif", (5000, 5000, 3)
+    with open(path, "wb") as file:
+        tiff.write(file, shape, (noise(100, *shape[1:]) for _ in range(50)), colour=True, alpha=False)
+    tracemalloc.start()
+    with open_image(path) as stored:
+        for top in range(0, shape[0], 500):
+            assert stored.pixels[top : top + 500].shape == (500, *shape[1:])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 7.5e6 < peak < 25e6

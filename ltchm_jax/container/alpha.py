@@ -1,25 +1,30 @@
 """The opacity plane of a picture: stored losslessly behind the blocks, described in the head."""
 
 import zlib
+from collections.abc import Iterable
 from io import BytesIO
 
 from ltchm_jax.container.header import Header
 from ltchm_jax.container.wire import U32, Cursor, Malformed, inflate, varint
 
 
-def deflate(header: Header, plane: bytes | None) -> bytes:
-    """The plane as a zlib stream; empty where the layout has none.
+def deflate(header: Header, plane: bytes | Iterable[bytes] | None) -> bytes:
+    """The plane, whole or in parts, as a zlib stream; empty where the layout has none.
 
     Raises:
       Malformed: the layout and the plane don't fit each other.
     """
-    expected = header.width * header.height if header.layout.has_alpha else None
-    found = None if plane is None else len(plane)
-    if found != expected:
+    has_alpha = header.layout.has_alpha
+    expected = header.width * header.height if has_alpha else 0
+    found, stored, deflater = 0, b"", zlib.compressobj(9)
+    for part in [plane] if isinstance(plane, bytes | bytearray | memoryview) else plane or ():
+        found += len(part)
+        stored += deflater.compress(part)
+    if found != expected or has_alpha == (plane is None):
         raise Malformed(
             f"layout {header.layout.label} needs alpha of {expected or 'no'} bytes, got {found or 'none'}"
         )
-    return b"" if plane is None else zlib.compress(plane, 9)
+    return stored + deflater.flush() if found else b""
 
 
 def entry(stored: bytes) -> bytes:

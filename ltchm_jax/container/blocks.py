@@ -1,4 +1,4 @@
-"""Blocks of a picture put together again, without a seam.
+"""Pictures cut into blocks, and blocks put together again, without a seam.
 
 Where two blocks overlap, the picture fades linearly from one to the other: first between the blocks of a row,
 then between rows. Integer samples are blended in integers, so the result is the same on every machine, and
@@ -6,10 +6,26 @@ blocks that agree are returned as they are.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 
 from ltchm_jax.container.grid import Grid, Rect
+
+
+class Pixels(Protocol):
+    """An array `[H, W, bands]`, or what gives some rows of one when they are asked for."""
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """uint8 `[rows, W, bands]`."""
+
+
+def cut_blocks(grid: Grid, pixels: Pixels) -> Iterator[np.ndarray]:
+    """The blocks of a picture in order, each `[*grid.shape, bands]`; asks for the pixels of a row at once."""
+    for row in range(grid.rows.count):
+        strip = pixels[grid.rows.start(row) : grid.rows.stop(row)]
+        for col in range(grid.cols.count):
+            yield strip[:, grid.cols.start(col) : grid.cols.stop(col)]
 
 
 def blend_rows(grid: Grid, blocks: Iterable[np.ndarray], window: Rect | None = None) -> Iterator[np.ndarray]:

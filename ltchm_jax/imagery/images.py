@@ -17,8 +17,9 @@ Rules, so that nothing about a picture is guessed:
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -30,21 +31,20 @@ from PIL import ImageOps, PngImagePlugin
 from ltchm_jax.bitstream import MAX_PIXELS
 from ltchm_jax.container.header import Layout
 from ltchm_jax.container.metadata import Metadata, TiffTag
-from ltchm_jax.errors import one_line
 from ltchm_jax.files import atomic_write, check_folder, open_input
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.reading import ImageError, check_size, our_limits
+from ltchm_jax.imagery.reading import FORMATS, ImageError, check_size, decoding, our_limits
 from ltchm_jax.imagery.tiff_pictures import (
-    as_colours,
+    StoredRows,
     carried_tags,
     check_tiff,
+    comes_in_rows,
     is_bands,
     is_beyond_pillow,
-    read_bands,
     read_mask,
+    stored_rows,
 )
 
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 PLAIN = tuple(kind for kind in FORMATS if kind != "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 LAYOUTS = {1: Layout.GREY, 2: Layout.GREY_ALPHA, 3: Layout.RGB, 4: Layout.RGBA}
@@ -84,6 +84,18 @@ class Image:
             )
         if self.layout is not Layout.BANDS and LAYOUTS.get(shape[2]) != self.layout:
             raise ImageError(f"layout {self.layout.label} can't have {shape[2]} bands: use layout bands")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A picture in an open file: `pixels[top:stop]` decodes some of its rows; the rest is as for `Image`."""
+
+    pixels: StoredRows
+    layout: Layout
+    metadata: Metadata
+
+
+AnyImage = Image | StoredImage
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,20 @@ def read_image(path: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> 
         return _read(path, "the file", max_pixels)
     with open_input(path) as file:
         return _read(file, str(path), max_pixels)
+
+
+@contextmanager
+def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[AnyImage]:
+    """As `read_image`, but of a large TIFF rows are decoded as they are asked for, while the context lasts.
+
+    Large are more than 2^24 pixels, with a lossless compression, where rasterio is installed. What is wrong
+    with rows is raised when they are asked for.
+
+    Raises:
+      ImageError, OSError: as `read_image`.
+    """
+    with open_input(path) as file, ExitStack() as stack:
+        yield _stored(file, str(path), max_pixels, stack) or _read(file, str(path), max_pixels)
 
 
 def ending_for(layout: Layout, metadata: Metadata) -> str:
@@ -185,28 +211,29 @@ def write_image(path: str | Path, image: Image | Rows, *, suffix: str | None = N
     return tuple(kind for kind, is_lost in lost.items() if is_lost)
 
 
+def _stored(file: BinaryIO, name: str, max_pixels: int, stack: ExitStack) -> StoredImage | None:
+    """The picture of a file whose rows can be decoded one by one; the stack keeps open what that needs."""
+    with decoding(name), our_limits():
+        if not _is_tiff(file):
+            return None
+        tags, masked = tiff.read_tags(file), tiff.has_mask(file)
+        check_tiff(tags, masked, max_pixels)
+        if not comes_in_rows(tags):
+            return None
+        rows = stack.enter_context(stored_rows(file, tags, masked, max_pixels, name))
+        return StoredImage(rows, _tiff_layout(tags, rows.shape), _tiff_metadata(tags))
+
+
 def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
-    """Whatever a decoder raises on a hostile file becomes an `ImageError`."""
-    try:
-        file.seek(0)
-        is_tiff = file.read(4) in TIFF_MARKS
-        file.seek(0)
-        with our_limits():
-            return _read_tiff(file, max_pixels) if is_tiff else _read_plain(file, max_pixels)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    except pillow.UnidentifiedImageError:
-        formats = ", ".join(FORMATS)
-        raise ImageError(
-            f"{name}: pictures are read from {formats}, this is something else: convert it"
-        ) from None
-    except MemoryError:
-        raise  # it is this machine's
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's: Pillow's own have no number
-        reason = one_line(error)[:200]
-        raise ImageError(f"{name}: the picture must decode, got {reason!r}: fetch it again") from None
+    with decoding(name), our_limits():
+        return _read_tiff(file, max_pixels) if _is_tiff(file) else _read_plain(file, max_pixels)
+
+
+def _is_tiff(file: BinaryIO) -> bool:
+    file.seek(0)
+    mark = file.read(4)
+    file.seek(0)
+    return mark in TIFF_MARKS
 
 
 def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
@@ -227,20 +254,27 @@ def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
 def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
     tags, masked = tiff.read_tags(file), tiff.has_mask(file)
     check_tiff(tags, masked, max_pixels)
-    carried, icc = carried_tags(tags), tags[tiff.ICC].data if tiff.ICC in tags else b""
-    if is_bands(tags):
-        return Image(read_bands(file, max_pixels), Layout.BANDS, Metadata(icc=icc, tiff=carried))
-    if is_beyond_pillow(tags):
-        pixels = as_colours(read_bands(file, max_pixels), tags)
+    metadata = _tiff_metadata(tags)
+    if is_bands(tags) or is_beyond_pillow(tags):
+        with stored_rows(file, tags, masked, max_pixels) as rows:
+            pixels = rows[:]
     else:
         file.seek(0)
         with pillow.open(file, formats=FORMATS) as opened:
             check_size(*opened.size, 4, max_pixels)
             opened.info.pop("xmp", None)  # in which Pillow looks for an orientation; a TIFF has a tag for it
-            (pixels, _), icc = _pixels(opened), _icc(opened)
-    if masked and not LAYOUTS[pixels.shape[2]].has_alpha:
-        pixels = np.concatenate([pixels, read_mask(file, max_pixels)], axis=2)
-    return Image(pixels, LAYOUTS[pixels.shape[2]], Metadata(icc=icc, tiff=carried))
+            (pixels, layout), metadata = _pixels(opened), replace(metadata, icc=_icc(opened))
+        if masked and not layout.has_alpha:
+            pixels = np.concatenate([pixels, read_mask(file, max_pixels)], axis=2)
+    return Image(pixels, _tiff_layout(tags, pixels.shape), metadata)
+
+
+def _tiff_layout(tags: dict[int, TiffTag], shape: tuple[int, ...]) -> Layout:
+    return Layout.BANDS if is_bands(tags) else LAYOUTS[shape[2]]
+
+
+def _tiff_metadata(tags: dict[int, TiffTag]) -> Metadata:
+    return Metadata(icc=tags[tiff.ICC].data if tiff.ICC in tags else b"", tiff=carried_tags(tags))
 
 
 def _scale_transparent_grey(opened: pillow.Image) -> None:

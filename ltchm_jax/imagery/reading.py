@@ -1,4 +1,4 @@
-"""What all readers of picture files share: their error, their limits, and silence."""
+"""What all readers of picture files share: their error, what becomes one, their limits, and silence."""
 
 import contextlib
 import threading
@@ -9,10 +9,34 @@ from PIL import Image as pillow
 from PIL import PngImagePlugin
 
 from ltchm_jax.container.metadata import MAX_BYTES
+from ltchm_jax.errors import one_line
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 
 
 class ImageError(ValueError):
     """A picture that can't be read or written. The message is one line."""
+
+
+@contextlib.contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises on a hostile file becomes an `ImageError` that names the file."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except pillow.UnidentifiedImageError:
+        formats = ", ".join(FORMATS)
+        raise ImageError(
+            f"{name}: pictures are read from {formats}, this is something else: convert it"
+        ) from None
+    except MemoryError:
+        raise  # it is this machine's
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's: Pillow's own have no number
+        reason = one_line(error)[:200]
+        raise ImageError(f"{name}: the picture must decode, got {reason!r}: fetch it again") from None
 
 
 _lock, _readers, _changes = threading.Lock(), 0, contextlib.ExitStack()

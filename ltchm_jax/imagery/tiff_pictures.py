@@ -6,15 +6,21 @@ The rules are those of `images`.
 import contextlib
 import logging
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ltchm_jax.container.metadata import TiffTag
+from ltchm_jax.files import path_of
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.reading import ImageError, check_size
+from ltchm_jax.imagery.reading import ImageError, check_size, decoding
 
 LERC, WEBP, JPEG = 34887, 50001, 7  # compressions
+# None, LZW, Deflate in two numbers, PackBits, Zstandard, LZMA: every reader decodes them alike.
+LOSSLESS = {1, 5, 8, 32946, 32773, 50000, 34925}
+WHOLE_PIXELS = 1 << 24  # pictures of up to so many pixels are decoded whole, which starts faster
+CACHE = 64  # MB that GDAL may keep of what it decoded
 
 
 def check_tiff(tags: dict[int, TiffTag], masked: bool, max_pixels: int) -> None:
@@ -81,6 +87,14 @@ def is_bands(tags: dict[int, TiffTag]) -> bool:
     return samples != colours + alpha
 
 
+def comes_in_rows(tags: dict[int, TiffTag]) -> bool:
+    """Whether a TIFF is large and can be decoded row by row, to the same pixels as whole."""
+    (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
+    lossless = _first(tags, tiff.COMPRESSION) in LOSSLESS
+    known = is_bands(tags) or _has_plain_colours(tags)
+    return width * height > WHOLE_PIXELS and lossless and known and find_spec("rasterio") is not None
+
+
 def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
     """Whether Pillow could not decode the file, or would misread it: absent tiles, planes, WebP, LERC."""
     names = tiff.PLANES, tiff.SAMPLES, tiff.COMPRESSION, tiff.PHOTOMETRIC
@@ -119,13 +133,53 @@ def as_colours(pixels: np.ndarray, tags: dict[int, TiffTag]) -> np.ndarray:
     return pixels
 
 
-def read_bands(file: BinaryIO, max_pixels: int) -> np.ndarray:
-    """All bands of a TIFF, uint8 `[H, W, bands]`."""
+class StoredRows:
+    """The pixels of a TIFF, uint8 `[H, W, bands]`, decoded as they are asked for: `rows[top:stop]`.
+
+    Colours and alpha are as the rules for pictures ask for; a mask becomes alpha where there is none.
+
+    Attributes:
+      shape: `(H, W, bands)`.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, dataset: Any, tags: dict[int, TiffTag], masked: bool, name: str) -> None:
+        self._dataset, self._tags, self._name = dataset, tags, name
+        self._adds_mask = masked and dataset.count in (1, 3)
+        self.shape = dataset.height, dataset.width, dataset.count + self._adds_mask
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Some rows, one after the other.
+
+        Raises:
+          ImageError: they don't decode.
+        """
+        top, stop, _ = rows.indices(self.shape[0])
+        window = (top, stop), (0, self.shape[1])
+        with decoding(self._name):
+            pixels = np.moveaxis(self._dataset.read(window=window), 0, 2)
+            pixels = pixels if is_bands(self._tags) else as_colours(pixels, self._tags)
+            if self._adds_mask:
+                mask = self._dataset.dataset_mask(window=window)
+                pixels = np.concatenate([pixels, mask[:, :, None]], axis=2)
+        return np.ascontiguousarray(pixels)
+
+
+@contextlib.contextmanager
+def stored_rows(
+    file: BinaryIO, tags: dict[int, TiffTag], masked: bool, max_pixels: int, name: str = "the file"
+) -> Iterator[StoredRows]:
+    """The pixels of a TIFF that `check_tiff` took, to be read while the context lasts.
+
+    Raises:
+      ImageError: it is larger or of other samples than its entries say, or rasterio is not installed.
+    """
     with _opened(file) as dataset:
         check_size(dataset.width, dataset.height, dataset.count, max_pixels)  # entries may be read otherwise
         if set(dataset.dtypes) != {"uint8"}:
             raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")
-        return np.ascontiguousarray(np.moveaxis(dataset.read(), 0, 2))
+        yield StoredRows(dataset, tags, masked, name)
 
 
 def read_mask(file: BinaryIO, max_pixels: int) -> np.ndarray:
@@ -137,15 +191,20 @@ def read_mask(file: BinaryIO, max_pixels: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(file: BinaryIO) -> Iterator[Any]:
-    """The file as a data set of rasterio."""
+    """The file as a data set of rasterio, read from where it lies, without what may lie beside it."""
     try:
-        from rasterio.io import MemoryFile
+        import rasterio
     except ImportError:
         raise ImageError(
             "a TIFF of bands, masked, sparse, WebP or LERC needs rasterio, it is not installed: "
             "pip install rasterio"
         ) from None
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
-    file.seek(0)
-    with MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as dataset:
-        yield dataset
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_CACHEMAX=CACHE))
+        if path := path_of(file):
+            yield stack.enter_context(rasterio.open(path, driver="GTiff"))
+        else:
+            file.seek(0)
+            memory = stack.enter_context(rasterio.MemoryFile(file.read()))
+            yield stack.enter_context(memory.open(driver="GTiff"))
