@@ -31,11 +31,14 @@ def open_input(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def path_of(file: BinaryIO) -> Path | None:
-    """Where the bytes of a file open for reading lie; None for one in memory, in an archive, or removed."""
-    if type(file) is not BufferedReader or not isinstance(file.raw, FileIO) or not isinstance(file.name, str):
+    """A name under which the same bytes can be opened again while a file open for reading stays open.
+
+    None for one in memory or in an archive, and where the system gives no such names.
+    """
+    if type(file) is not BufferedReader or not isinstance(file.raw, FileIO):
         return None
-    path = Path(file.name).resolve()
-    return path if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())) else None
+    path = Path("/dev/fd", str(file.fileno()))
+    return path if path.exists() else None
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -1,11 +1,16 @@
 """TIFF files of other programs: what GDAL reads, by the rules of `images`."""
 
 import io
+import os
 import struct
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as pillow
 
 from ltchm_jax.container.header import Layout
 from ltchm_jax.imagery import tiff
@@ -262,8 +267,7 @@ def everything_is_large(monkeypatch):
     ("bands", "options"),
     [
         (1, {}),
-        (1, {"nbits": 1}),
-        (1, {"nbits": 4, "photometric": "miniswhite", "nodata": 3}),
+        (1, {"nodata": 3}),
         (2, {"alpha": "yes"}),
         (3, {"interleave": "band"}),
         (3, {"tiled": True, "blockxsize": 32, "blockysize": 16}),
@@ -273,9 +277,8 @@ def everything_is_large(monkeypatch):
     ],
 )
 def test_rows_of_a_large_file_are_those_of_the_whole(compress, bands, options, tmp_path):
-    pixels = noise(bands, 70, 90) >> (8 - options.get("nbits", 8))
     path = tmp_path / "a.tif"
-    path.write_bytes(gdal_file(pixels, compress=compress, **options))
+    path.write_bytes(gdal_file(noise(bands, 70, 90), compress=compress, **options))
     whole = read_image(path)
     with open_image(path) as stored:
         assert isinstance(stored, StoredImage)
@@ -295,19 +298,89 @@ def test_rows_have_their_mask(bands, tmp_path):
 
 
 @pytest.mark.usefixtures("everything_is_large")
-@pytest.mark.parametrize(("bands", "compress"), [(3, "jpeg"), (3, "webp"), (1, "lerc")])
-def test_what_programs_may_decode_differently_is_read_whole(bands, compress, tmp_path):
-    (tmp_path / "a.tif").write_bytes(gdal_file(noise(bands, 64, 64), compress=compress))
-    with open_image(tmp_path / "a.tif") as image:
-        assert isinstance(image, Image)
+@pytest.mark.parametrize(
+    ("bands", "options"),
+    [
+        (3, {"compress": "jpeg"}),
+        (3, {"compress": "webp"}),
+        (1, {"compress": "lerc"}),
+        (1, {"nbits": 4}),
+        (1, {"photometric": "miniswhite"}),
+        (4, {"photometric": "rgb", "alpha": "premultiplied"}),
+    ],
+)
+def test_what_programs_may_decode_differently_is_read_whole(bands, options, tmp_path):
+    (tmp_path / "a.tif").write_bytes(gdal_file(noise(bands, 64, 64) >> 4, **options))
+    assert is_read_whole(tmp_path / "a.tif")
+
+
+def is_read_whole(path: Path) -> bool:
+    with open_image(path) as image:
+        whole = read_image(path)
+        np.testing.assert_array_equal(image.pixels[:], whole.pixels)
+        assert (image.layout, image.metadata) == (whole.layout, whole.metadata)
+        return isinstance(image, Image)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_turned_files_are_read_whole(turned, tmp_path):
+    picture = pillow.fromarray(noise(20, 30, 3))
+    picture.save(tmp_path / "a.tif", tiffinfo={tiff.ORIENTATION: turned})
+    assert is_read_whole(tmp_path / "a.tif") == (turned > 1)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("number", [tiff.PHOTOMETRIC, tiff.STRIP_SIZES])
+def test_files_with_an_entry_missing_are_read_whole(number, tmp_path):
+    data = bytearray(gdal_file(noise(3, 64, 64)))
+    struct.pack_into("<H", data, first_structure(data, number), {262: 261, 279: 280}[number])
+    (tmp_path / "a.tif").write_bytes(data)
+    assert is_read_whole(tmp_path / "a.tif")
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_files_of_one_large_strip_are_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("ltchm_jax.imagery.tiff_pictures.MAX_PART", 3 * 64 * 64)
+    for blockysize in (64, 65):
+        data = gdal_file(noise(3, 65, 64), compress="lzw", blockysize=blockysize)
+        (tmp_path / "a.tif").write_bytes(data)
+        assert is_read_whole(tmp_path / "a.tif") == (blockysize == 65)
+
+
+def test_tiles_beyond_the_limit_are_refused():
+    """They would be decoded whole, whatever the picture's size."""
+    data = bytearray(gdal_file(noise(1, 64, 64), tiled=True, compress="deflate"))
+    for number in (tiff.TILE_WIDTH, tiff.TILE_HEIGHT):
+        struct.pack_into("<L", data, first_structure(data, number) + 8, 65535)
+    with pytest.raises(ImageError, match="pixels are read, got 65535 x 65535"):
+        read_image(io.BytesIO(data))
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_names_of_any_bytes_are_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff?!#zip+.tif")
+    path.write_bytes(gdal_file(noise(3, 20, 30)))
+    assert not is_read_whole(path)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_threads_share_the_rows_of_a_file(tmp_path):
+    (tmp_path / "a.tif").write_bytes(gdal_file(noise(3, 400, 300), compress="lzw", blockysize=7))
+    with open_image(tmp_path / "a.tif") as stored, ThreadPoolExecutor(4) as pool:
+        starts = range(0, 400, 8)
+        parts = pool.map(lambda top: stored.pixels[top : top + 8], starts)
+        np.testing.assert_array_equal(np.concatenate(list(parts)), read_image(tmp_path / "a.tif").pixels)
 
 
 @pytest.mark.usefixtures("everything_is_large")
 def test_large_files_of_colours_need_no_rasterio(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(gdal_file(noise(3, 64, 64)))
-    monkeypatch.setattr("ltchm_jax.imagery.tiff_pictures.find_spec", lambda name: None)
-    with open_image(tmp_path / "a.tif") as image:
-        assert isinstance(image, Image)
+    with monkeypatch.context() as context:
+        context.setattr("ltchm_jax.imagery.tiff_pictures.find_spec", lambda name: None)
+        assert is_read_whole(tmp_path / "a.tif")
+    monkeypatch.setitem(sys.modules, "rasterio", None)  # it is there, and can't be imported
+    assert is_read_whole(tmp_path / "a.tif")
 
 
 @pytest.mark.usefixtures("everything_is_large")
@@ -325,7 +398,7 @@ def test_damage_is_told_when_its_rows_are_asked_for(tmp_path):
     (tmp_path / "a.tif").write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
     with open_image(tmp_path / "a.tif") as stored:
         assert stored.pixels[:10].any()
-        with pytest.raises(ImageError, match=r"a\.tif: the picture must decode"):
+        with pytest.raises(ImageError, match=r"a\.tif: the picture must decode, got 'ZIPDecode"):
             stored.pixels[190:]
 
 

@@ -18,7 +18,7 @@ Rules, so that nothing about a picture is guessed:
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -42,7 +42,6 @@ from ltchm_jax.imagery.tiff_pictures import (
     is_bands,
     is_beyond_pillow,
     read_mask,
-    stored_rows,
 )
 
 PLAIN = tuple(kind for kind in FORMATS if kind != "TIFF")
@@ -150,14 +149,15 @@ def read_image(path: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> 
 def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[AnyImage]:
     """As `read_image`, but of a large TIFF rows are decoded as they are asked for, while the context lasts.
 
-    Large are more than 2^24 pixels, with a lossless compression, where rasterio is installed. What is wrong
-    with rows is raised when they are asked for.
+    Large are more than 2^24 pixels. The TIFF is of 8 bits, grey, RGB (either with straight alpha) or bands,
+    upright and compressed without loss; and rasterio is installed. All else is read whole. What is wrong with
+    rows is raised when they are asked for.
 
     Raises:
       ImageError, OSError: as `read_image`.
     """
-    with open_input(path) as file, ExitStack() as stack:
-        yield _stored(file, str(path), max_pixels, stack) or _read(file, str(path), max_pixels)
+    with open_input(path) as file:
+        yield _stored(file, str(path), max_pixels) or _read(file, str(path), max_pixels)
 
 
 def ending_for(layout: Layout, metadata: Metadata) -> str:
@@ -211,8 +211,8 @@ def write_image(path: str | Path, image: Image | Rows, *, suffix: str | None = N
     return tuple(kind for kind, is_lost in lost.items() if is_lost)
 
 
-def _stored(file: BinaryIO, name: str, max_pixels: int, stack: ExitStack) -> StoredImage | None:
-    """The picture of a file whose rows can be decoded one by one; the stack keeps open what that needs."""
+def _stored(file: BinaryIO, name: str, max_pixels: int) -> StoredImage | None:
+    """The picture of a file whose rows can be decoded on their own."""
     with decoding(name), our_limits():
         if not _is_tiff(file):
             return None
@@ -220,7 +220,10 @@ def _stored(file: BinaryIO, name: str, max_pixels: int, stack: ExitStack) -> Sto
         check_tiff(tags, masked, max_pixels)
         if not comes_in_rows(tags):
             return None
-        rows = stack.enter_context(stored_rows(file, tags, masked, max_pixels, name))
+        try:
+            rows = StoredRows(file, tags, masked, max_pixels, name)
+        except Exception:  # whether it can be read whole, and if not why, is said there
+            return None
         return StoredImage(rows, _tiff_layout(tags, rows.shape), _tiff_metadata(tags))
 
 
@@ -256,8 +259,8 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
     check_tiff(tags, masked, max_pixels)
     metadata = _tiff_metadata(tags)
     if is_bands(tags) or is_beyond_pillow(tags):
-        with stored_rows(file, tags, masked, max_pixels) as rows:
-            pixels = rows[:]
+        rows = StoredRows(file, tags, masked, max_pixels)
+        pixels = rows.read(0, rows.shape[0])
     else:
         file.seek(0)
         with pillow.open(file, formats=FORMATS) as opened:

@@ -35,8 +35,15 @@ def decoding(name: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's: Pillow's own have no number
-        reason = one_line(error)[:200]
+        reason = one_line(_root(error))[:200]
         raise ImageError(f"{name}: the picture must decode, got {reason!r}: fetch it again") from None
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error came from in the end: rasterio's say no more than that there was one before."""
+    while error.__cause__:
+        error = error.__cause__
+    return error
 
 
 _lock, _readers, _changes = threading.Lock(), 0, contextlib.ExitStack()

@@ -7,27 +7,31 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ltchm_jax.container.metadata import TiffTag
+from ltchm_jax.errors import one_line
 from ltchm_jax.files import path_of
 from ltchm_jax.imagery import tiff
-from ltchm_jax.imagery.reading import ImageError, check_size, decoding
+from ltchm_jax.imagery.reading import ImageError, check_size, decoding, our_limits
 
 LERC, WEBP, JPEG = 34887, 50001, 7  # compressions
 # None, LZW, Deflate in two numbers, PackBits, Zstandard, LZMA: every reader decodes them alike.
 LOSSLESS = {1, 5, 8, 32946, 32773, 50000, 34925}
 WHOLE_PIXELS = 1 << 24  # pictures of up to so many pixels are decoded whole, which starts faster
-CACHE = 64  # MB that GDAL may keep of what it decoded
+MAX_PART = 1 << 26  # bytes of a strip or tile that is decoded for a few of its rows
 
 
 def check_tiff(tags: dict[int, TiffTag], masked: bool, max_pixels: int) -> None:
     """Raises ImageError for a TIFF, with a mask or without, that is too large or not taken by the rules."""
-    (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
+    width, height = _size(tags)
     (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
     check_size(width, height, samples, max_pixels)
+    tile_width, tile_height = (tiff.numbers(tags, e, (0,))[0] for e in (tiff.TILE_WIDTH, tiff.TILE_HEIGHT))
+    check_size(tile_width, tile_height, samples, max_pixels)
     bits, forms = _bits(tags), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
     if bits not in (1, 2, 4, 8) or set(forms) != {1}:
         kind = {2: "signed", 3: "float"}.get(max(forms), "unsigned")
@@ -88,11 +92,35 @@ def is_bands(tags: dict[int, TiffTag]) -> bool:
 
 
 def comes_in_rows(tags: dict[int, TiffTag]) -> bool:
-    """Whether a TIFF is large and can be decoded row by row, to the same pixels as whole."""
-    (width,), (height,) = tiff.numbers(tags, 256, (0,)), tiff.numbers(tags, 257, (0,))
+    """Whether a TIFF is large, and rows of it can be decoded on their own, to the same pixels as whole."""
+    width, height = _size(tags)
+    plain = _bits(tags) == 8 and _is_as_stored(tags) and tiff.PHOTOMETRIC in tags
+    straight = is_bands(tags) or tiff.numbers(tags, tiff.EXTRA, ()) != (1,)
+    upright = _first(tags, tiff.ORIENTATION) == 1
     lossless = _first(tags, tiff.COMPRESSION) in LOSSLESS
-    known = is_bands(tags) or _has_plain_colours(tags)
-    return width * height > WHOLE_PIXELS and lossless and known and find_spec("rasterio") is not None
+    as_wanted = plain and straight and upright and lossless and _has_all_parts(tags)
+    return width * height > WHOLE_PIXELS and as_wanted and find_spec("rasterio") is not None
+
+
+def _size(tags: dict[int, TiffTag]) -> tuple[int, int]:
+    """Width and height; 0 where the file does not say."""
+    return tiff.numbers(tags, 256, (0,))[0], tiff.numbers(tags, 257, (0,))[0]
+
+
+def _has_all_parts(tags: dict[int, TiffTag]) -> bool:
+    """Whether a file has as many strips or tiles as it takes, and none of them is large."""
+    width, height = _size(tags)
+    samples, planes = _first(tags, tiff.SAMPLES), _first(tags, tiff.PLANES)
+    if tiff.TILE_WIDTH in tags:
+        shape = _first(tags, tiff.TILE_HEIGHT), _first(tags, tiff.TILE_WIDTH)
+        sizes = tiff.TILE_SIZES
+    else:
+        shape = min(tiff.numbers(tags, tiff.STRIP_HEIGHT, (height,))[0], height), width
+        sizes = tiff.STRIP_SIZES
+    if min(shape) < 1 or planes not in (1, 2):
+        return False
+    count = -(-height // shape[0]) * -(-width // shape[1]) * (samples if planes == 2 else 1)
+    return len(tiff.numbers(tags, sizes, ())) == count and shape[0] * shape[1] * samples <= MAX_PART
 
 
 def is_beyond_pillow(tags: dict[int, TiffTag]) -> bool:
@@ -134,77 +162,90 @@ def as_colours(pixels: np.ndarray, tags: dict[int, TiffTag]) -> np.ndarray:
 
 
 class StoredRows:
-    """The pixels of a TIFF, uint8 `[H, W, bands]`, decoded as they are asked for: `rows[top:stop]`.
+    """The pixels of a TIFF that `check_tiff` took, uint8 `[H, W, bands]`, decoded as rows are asked for.
 
-    Colours and alpha are as the rules for pictures ask for; a mask becomes alpha where there is none.
+    Colours and alpha are as the rules for pictures ask for; a mask becomes alpha where there is none. Nothing
+    is kept from one call to the next, so threads may share it. The file must stay open.
 
     Attributes:
       shape: `(H, W, bands)`.
+
+    Raises:
+      ImageError: the file is larger or of other samples than its entries say, or rasterio is not installed.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, dataset: Any, tags: dict[int, TiffTag], masked: bool, name: str) -> None:
-        self._dataset, self._tags, self._name = dataset, tags, name
-        self._adds_mask = masked and dataset.count in (1, 3)
-        self.shape = dataset.height, dataset.width, dataset.count + self._adds_mask
+    def __init__(
+        self, file: BinaryIO, tags: dict[int, TiffTag], masked: bool, max_pixels: int, name: str = ""
+    ) -> None:
+        """`name` is that of the file, for errors of `rows[top:stop]`."""
+        self._source, self._tags, self._name = _source(file), tags, name
+        with _opened(self._source) as dataset:
+            _check_samples(dataset, max_pixels)
+            self._adds_mask = masked and dataset.count in (1, 3)
+            self.shape = dataset.height, dataset.width, dataset.count + self._adds_mask
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Some rows, one after the other.
+        """Rows one after the other, from top to stop.
 
         Raises:
           ImageError: they don't decode.
         """
         top, stop, _ = rows.indices(self.shape[0])
-        window = (top, stop), (0, self.shape[1])
         with decoding(self._name):
-            pixels = np.moveaxis(self._dataset.read(window=window), 0, 2)
+            return self.read(top, stop)
+
+    def read(self, top: int, stop: int) -> np.ndarray:
+        """The same, with whatever error rasterio raises."""
+        window = (top, stop), (0, self.shape[1])
+        with _opened(self._source) as dataset:
+            pixels = np.moveaxis(dataset.read(window=window), 0, 2)
             pixels = pixels if is_bands(self._tags) else as_colours(pixels, self._tags)
             if self._adds_mask:
-                mask = self._dataset.dataset_mask(window=window)
+                mask = dataset.dataset_mask(window=window)
                 pixels = np.concatenate([pixels, mask[:, :, None]], axis=2)
         return np.ascontiguousarray(pixels)
 
 
-@contextlib.contextmanager
-def stored_rows(
-    file: BinaryIO, tags: dict[int, TiffTag], masked: bool, max_pixels: int, name: str = "the file"
-) -> Iterator[StoredRows]:
-    """The pixels of a TIFF that `check_tiff` took, to be read while the context lasts.
-
-    Raises:
-      ImageError: it is larger or of other samples than its entries say, or rasterio is not installed.
-    """
-    with _opened(file) as dataset:
-        check_size(dataset.width, dataset.height, dataset.count, max_pixels)  # entries may be read otherwise
-        if set(dataset.dtypes) != {"uint8"}:
-            raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")
-        yield StoredRows(dataset, tags, masked, name)
+def _check_samples(dataset: Any, max_pixels: int) -> None:
+    """Entries may be read otherwise by GDAL than by us."""
+    check_size(dataset.width, dataset.height, dataset.count, max_pixels)
+    if set(dataset.dtypes) != {"uint8"}:
+        raise ImageError(f"samples must be unsigned, 8 bits, got {dataset.dtypes[0]}: scale them first")
 
 
 def read_mask(file: BinaryIO, max_pixels: int) -> np.ndarray:
     """Which pixels of a TIFF are valid, by its own mask: uint8 `[H, W, 1]`, 255 or 0."""
-    with _opened(file) as dataset:
+    with _opened(_source(file)) as dataset:
         check_size(dataset.width, dataset.height, dataset.count, max_pixels)
         return dataset.dataset_mask()[:, :, None]
 
 
+def _source(file: BinaryIO) -> Path | bytes:
+    """What rasterio can open: the file where it lies, or all of it."""
+    if path := path_of(file):
+        return path
+    file.seek(0)
+    return file.read()
+
+
 @contextlib.contextmanager
-def _opened(file: BinaryIO) -> Iterator[Any]:
-    """The file as a data set of rasterio, read from where it lies, without what may lie beside it."""
+def _opened(source: Path | bytes) -> Iterator[Any]:
+    """A file as a data set of rasterio, without what may lie beside it."""
     try:
         import rasterio
-    except ImportError:
+    except ImportError as error:
         raise ImageError(
-            "a TIFF of bands, masked, sparse, WebP or LERC needs rasterio, it is not installed: "
+            f"a TIFF of bands, masked, sparse, WebP or LERC needs rasterio, got {one_line(error)!r}: "
             "pip install rasterio"
         ) from None
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
     with contextlib.ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_CACHEMAX=CACHE))
-        if path := path_of(file):
-            yield stack.enter_context(rasterio.open(path, driver="GTiff"))
+        stack.enter_context(our_limits())  # an open file that is not georeferenced warns
+        stack.enter_context(rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"))
+        if isinstance(source, Path):
+            yield stack.enter_context(rasterio.open(source, driver="GTiff"))
         else:
-            file.seek(0)
-            memory = stack.enter_context(rasterio.MemoryFile(file.read()))
+            memory = stack.enter_context(rasterio.MemoryFile(source))
             yield stack.enter_context(memory.open(driver="GTiff"))
