@@ -348,6 +348,13 @@ def test_files_of_one_large_strip_are_read_whole(tmp_path, monkeypatch):
         assert is_read_whole(tmp_path / "a.tif") == (blockysize == 65)
 
 
+def test_more_bands_than_anybody_has_are_refused():
+    data = bytearray(gdal_file(noise(5, 4, 4)))
+    struct.pack_into("<H", data, first_structure(data, tiff.SAMPLES) + 8, 4097)
+    with pytest.raises(ImageError, match="a TIFF may have 4096 bands, got 4097: take some"):
+        read_image(io.BytesIO(data))
+
+
 def test_tiles_beyond_the_limit_are_refused():
     """They would be decoded whole, whatever the picture's size."""
     data = bytearray(gdal_file(noise(1, 64, 64), tiled=True, compress="deflate"))

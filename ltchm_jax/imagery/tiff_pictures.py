@@ -22,6 +22,7 @@ LERC, WEBP, JPEG = 34887, 50001, 7  # compressions
 # None, LZW, Deflate in two numbers, PackBits, Zstandard, LZMA: every reader decodes them alike.
 LOSSLESS = {1, 5, 8, 32946, 32773, 50000, 34925}
 WHOLE_PIXELS = 1 << 24  # pictures of up to so many pixels are decoded whole, which starts faster
+MAX_BANDS = 1 << 12  # GDAL takes a time that grows with the square of their number: four seconds for 10,000
 MAX_PART = 1 << 26  # bytes of a strip or tile that is decoded for a few of its rows
 
 
@@ -30,6 +31,10 @@ def check_tiff(tags: dict[int, TiffTag], masked: bool, max_pixels: int) -> None:
     width, height = _size(tags)
     (samples,) = tiff.numbers(tags, tiff.SAMPLES, (1,))
     check_size(width, height, samples, max_pixels)
+    if samples > MAX_BANDS:
+        raise ImageError(
+            f"a TIFF may have {MAX_BANDS} bands, got {samples}: take some with gdal_translate -b"
+        )
     tile_width, tile_height = (tiff.numbers(tags, e, (0,))[0] for e in (tiff.TILE_WIDTH, tiff.TILE_HEIGHT))
     check_size(tile_width, tile_height, samples, max_pixels)
     bits, forms = _bits(tags), tiff.numbers(tags, tiff.SAMPLE_FORMAT, (1,))
