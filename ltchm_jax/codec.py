@@ -128,12 +128,7 @@ class Codec:
         return bitstream.pack(header, blocks, metadata=image.metadata if metadata else None, alpha=alpha)
 
     def compress_within(
-        self,
-        image: AnyImage,
-        max_bytes: int,
-        *,
-        metadata: bool = False,
-        progress: Progress = _silent,
+        self, image: AnyImage, max_bytes: int, *, metadata: bool = False, progress: Progress = _silent
     ) -> bytes:
         """The stream of the highest quality (to 1/64) found of at most `max_bytes` bytes, by Brent's method.
 

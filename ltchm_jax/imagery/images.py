@@ -18,7 +18,7 @@ Rules, so that nothing about a picture is guessed:
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -157,7 +157,7 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[An
       ImageError, OSError: as `read_image`.
     """
     with open_input(path) as file:
-        yield _stored(file, str(path), max_pixels) or _read(file, str(path), max_pixels)
+        yield _open(file, str(path), max_pixels)
 
 
 def ending_for(layout: Layout, metadata: Metadata) -> str:
@@ -211,25 +211,23 @@ def write_image(path: str | Path, image: Image | Rows, *, suffix: str | None = N
     return tuple(kind for kind, is_lost in lost.items() if is_lost)
 
 
-def _stored(file: BinaryIO, name: str, max_pixels: int) -> StoredImage | None:
-    """The picture of a file whose rows can be decoded on their own."""
-    with decoding(name), our_limits():
-        if not _is_tiff(file):
-            return None
-        tags, masked = tiff.read_tags(file), tiff.has_mask(file)
-        check_tiff(tags, masked, max_pixels)
-        if not comes_in_rows(tags):
-            return None
-        try:
-            rows = StoredRows(file, tags, masked, max_pixels, name)
-        except Exception:  # whether it can be read whole, and if not why, is said there
-            return None
-        return StoredImage(rows, _tiff_layout(tags, rows.shape), _tiff_metadata(tags))
-
-
 def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
     with decoding(name), our_limits():
-        return _read_tiff(file, max_pixels) if _is_tiff(file) else _read_plain(file, max_pixels)
+        if not _is_tiff(file):
+            return _read_plain(file, max_pixels)
+        return _read_tiff(file, *_tiff_entries(file, max_pixels), max_pixels)
+
+
+def _open(file: BinaryIO, name: str, max_pixels: int) -> AnyImage:
+    with decoding(name), our_limits():
+        if not _is_tiff(file):
+            return _read_plain(file, max_pixels)
+        tags, masked = _tiff_entries(file, max_pixels)
+        if comes_in_rows(tags):
+            with suppress(Exception):  # whether it can be read whole, and if not why, is said below
+                rows = StoredRows(file, tags, masked, max_pixels, name)
+                return StoredImage(rows, _tiff_layout(tags, rows.shape), _tiff_metadata(tags))
+        return _read_tiff(file, tags, masked, max_pixels)
 
 
 def _is_tiff(file: BinaryIO) -> bool:
@@ -254,9 +252,14 @@ def _read_plain(file: BinaryIO, max_pixels: int) -> Image:
         return Image(*_pixels(upright), Metadata(text, _icc(opened), _exif(upright)))
 
 
-def _read_tiff(file: BinaryIO, max_pixels: int) -> Image:
+def _tiff_entries(file: BinaryIO, max_pixels: int) -> tuple[dict[int, TiffTag], bool]:
+    """The entries of a TIFF that is taken by the rules, and whether it has a mask."""
     tags, masked = tiff.read_tags(file), tiff.has_mask(file)
     check_tiff(tags, masked, max_pixels)
+    return tags, masked
+
+
+def _read_tiff(file: BinaryIO, tags: dict[int, TiffTag], masked: bool, max_pixels: int) -> Image:
     metadata = _tiff_metadata(tags)
     if is_bands(tags) or is_beyond_pillow(tags):
         rows = StoredRows(file, tags, masked, max_pixels)

@@ -100,10 +100,10 @@ def comes_in_rows(tags: dict[int, TiffTag]) -> bool:
     """Whether a TIFF is large, and rows of it can be decoded on their own, to the same pixels as whole."""
     width, height = _size(tags)
     plain = _bits(tags) == 8 and _is_as_stored(tags) and tiff.PHOTOMETRIC in tags
-    straight = is_bands(tags) or tiff.numbers(tags, tiff.EXTRA, ()) != (1,)
+    known = is_bands(tags) or _has_plain_colours(tags)
     upright = _first(tags, tiff.ORIENTATION) == 1
     lossless = _first(tags, tiff.COMPRESSION) in LOSSLESS
-    as_wanted = plain and straight and upright and lossless and _has_all_parts(tags)
+    as_wanted = plain and known and upright and lossless and _has_all_parts(tags)
     return width * height > WHOLE_PIXELS and as_wanted and find_spec("rasterio") is not None
 
 
